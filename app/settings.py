@@ -1,0 +1,94 @@
+"""Every setting of the service: a typed field, a sentence, a unit in the name. Read once, passed down.
+
+Environment variables carry the prefix `CXR_`; a Docker secret is a file of that name in `CXR_SECRETS_DIR` only where this
+page says so. A test fails when a field is missing from the README's table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Typed settings; see the README's table for the sentences below."""
+
+    model_config = SettingsConfigDict(env_prefix="CXR_", frozen=True, extra="ignore")
+
+    # where
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    state_dir: Path = Field(
+        PROJECT_ROOT / ".state",
+        description="Folder for the database, the key ring, anchors and caches; local disk only.",
+    )
+    secrets_dir: Path | None = Field(
+        None, description="Folder of the key ring (keyring.json); default: `secrets` in the state folder."
+    )
+    database_url: str | None = Field(
+        None,
+        description="SQLAlchemy URL (sqlite:///... or postgresql+pg8000://...); default: SQLite in the state folder.",
+    )
+    database_password_file: Path | None = Field(
+        None, description="File with the database password, put into `database_url`, which then holds none."
+    )
+    bundles_dir: Path = Field(PROJECT_ROOT / "model_bundles", description="Folder of bundles, <name>/<version>/.")
+    bundle: str | None = Field(None, description="Pins one bundle, `name/version`; activation then answers `pinned`.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+
+    # request limits, all checked before buffering
+    upload_max_bytes: int = Field(10_000_000, ge=1_000, description="Largest JPEG or PNG file.")
+    batch_max: int = Field(10, ge=1, le=100, description="Most files in one batch request.")
+    batch_max_bytes: int = Field(32_000_000, ge=1_000, description="Largest batch request, part headers included.")
+    in_flight_max_bytes: int = Field(
+        128_000_000, ge=1_000, description="Most body bytes held at one time by all requests together."
+    )
+    body_deadline_s: float = Field(30.0, gt=0, description="A request body must have arrived after this time.")
+    rate_limit_per_minute: int = Field(6_000, ge=1, description="Requests a key may make per minute (sliding window).")
+    image_min_px: int = Field(128, ge=1, description="Shortest accepted side of a JPEG or PNG.")
+    image_max_px: int = Field(4_096, ge=64, description="Longest accepted side of a JPEG or PNG.")
+
+    # inference
+    workers: int | None = Field(
+        None, ge=1, le=256, description="Worker threads; default: the cores this process may use."
+    )
+    queue_max: int = Field(32, ge=1, description="Images that may wait for a worker; more are answered 503.")
+    queue_timeout_s: float = Field(10.0, gt=0, description="An image that waited longer for a worker is answered 503.")
+
+    # answers
+    overlay_max_px: int = Field(
+        1_024, ge=64, description="Longest side of a heat-map overlay unless `size=full` is asked for."
+    )
+
+    # records
+    audit_wait_s: float = Field(5.0, gt=0, description="Longest wait for the audit event to be durable; then 503.")
+    audit_queue_max: int = Field(1_000, ge=1, description="Audit events that may wait for the writer.")
+    audit_group_max: int = Field(64, ge=1, description="Most audit events in one commit.")
+
+    # drift
+    drift_window_hours: float = Field(
+        24.0 * 7, gt=0, description="Window of /drift_report unless `window` is asked for."
+    )
+    drift_min_predictions: int = Field(
+        500, ge=50, description="Fewer predictions than this in the window are insufficient data."
+    )
+
+    # life cycle
+    bundle_poll_s: float = Field(1.0, gt=0, description="How often a process looks for an activation request.")
+    drain_s: float = Field(20.0, gt=0, description="After SIGTERM, requests in flight may take this long.")
+
+    @property
+    def secrets_path(self) -> Path:
+        return self.secrets_dir or self.state_dir / "secrets"
+
+    @property
+    def database(self) -> str:
+        """The effective SQLAlchemy URL, without a password from `database_password_file`."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'cxr.sqlite3'}"
