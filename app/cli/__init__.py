@@ -1,0 +1,33 @@
+"""`cxr`: the command line of the service. Each group of commands stands in a module of its name."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from app.cli import audit, bundles, keyring, keys, predict, serve
+from app.errors import CxrError
+
+cli = typer.Typer(
+    name="cxr",
+    help="Chest X-ray triage: serve it, ask it, manage its keys, bundles and audit trail. Settings are CXR_ variables (README).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+cli.command("serve")(serve.serve)
+cli.command("predict")(predict.predict)
+cli.command("phantom")(predict.write_phantom)
+cli.add_typer(keys.group, name="keys")
+cli.add_typer(bundles.group, name="bundles")
+cli.add_typer(audit.group, name="audit")
+cli.add_typer(keyring.group, name="keyring")
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line on standard error and exit status 1."""
+    try:
+        cli()
+    except CxrError as error:
+        print(f"cxr: {error}", file=sys.stderr)  # noqa: T201 - the one place that prints an error for people
+        sys.exit(1)

@@ -1,0 +1,5 @@
+"""`python -m app.cli` = `cxr`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,32 @@
+"""What the commands share: settings from the environment and a short-lived audit store."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app import logs
+from app.records import Records
+from app.settings import Settings
+
+
+@contextmanager
+def open_records() -> Iterator[tuple[Settings, Records]]:
+    """Settings and records for one command; its acts go to an audit chain of their own."""
+    settings = Settings()
+    logs.configure("warning")
+    records = Records.open(settings, role="cli")
+    try:
+        yield settings, records
+    finally:
+        records.close()
+
+
+def operator() -> str:
+    """Who acts, for the audit trail: the operating system's user name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"

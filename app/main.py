@@ -1,0 +1,69 @@
+"""The composition root: `create_app(settings)` wires every part once, and its lifespan starts and stops them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from app.api.install import install
+from app.bundle.store import BundleStore
+from app.imaging.decode import limit_threads
+from app.inference.cores import usable_cores
+from app.inference.scheduler import Scheduler
+from app.live import LiveBundles
+from app.metrics import Metrics
+from app.records import Records
+from app.service import TriageService
+from app.settings import Settings
+
+log = structlog.get_logger("cxr.main")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the service. Nothing is listening, loading or counting time until the lifespan starts.
+
+    Raises:
+        ConfigurationError, RecordsError: secrets or database with which the service must not start.
+    """
+    limit_threads()
+    metrics = Metrics(CollectorRegistry())
+    records = Records.open(settings, role="serve")
+    scheduler = Scheduler(
+        workers=settings.workers or usable_cores(),
+        queue_max=settings.queue_max,
+        queue_timeout_s=settings.queue_timeout_s,
+    )
+    bundles = LiveBundles(BundleStore(settings.bundles_dir), records, pin=settings.bundle, poll_s=settings.bundle_poll_s)
+    service = TriageService(settings=settings, records=records, scheduler=scheduler, bundles=bundles, metrics=metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            bundles.start()
+            log.info("ready", bundle=str(bundles.current and bundles.current.ref), workers=scheduler.workers)
+            yield
+        finally:
+            service.begin_drain()
+            await scheduler.drain(settings.drain_s)
+            bundles.stop()
+            scheduler.close()
+            records.close()
+            log.info("stopped")
+
+    app = FastAPI(
+        title="cxr-triage",
+        version=version("cxr-triage"),
+        description="Chest X-ray triage: calibrated risk scores for decision support, never autonomous diagnosis.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.state.records = records
+    install(app, settings=settings, service=service, records=records, metrics=metrics)
+    return app

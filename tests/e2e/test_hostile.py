@@ -1,0 +1,95 @@
+"""Malformed and hostile input against the real process: a coded 4xx each, bounded memory, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.server import Server, ask, serving
+from tests.support.hostile import hostile_images
+
+MIB = 2**20
+
+
+def test_every_hostile_image_is_refused_with_its_code_in_bounded_memory(bundles_dir: Path, film: bytes) -> None:
+    with serving(bundles_dir=bundles_dir, rate_limit_per_minute=1_000_000) as server:
+        key = server.key("service")
+        connection = server.connection()
+        assert ask(connection, "POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
+        idle = server.rss_bytes()
+        seen = {}
+        corpus = hostile_images()
+        assert len(corpus) >= 40
+        for case in corpus:
+            reply = server.request("POST", "/predict", key=key, body=case.data, Content_Type=case.content_type)
+            seen[case.name] = (reply.status, reply.json().get("code"))
+        assert seen == {case.name: (case.status, case.code) for case in corpus}
+        assert server.process.poll() is None
+        peak = server.peak_rss_bytes()
+        time.sleep(1)
+        after = server.rss_bytes()
+        print(f"hostile corpus: {len(corpus)} images, idle {idle / MIB:.0f}, peak {peak / MIB:.0f}, after {after / MIB:.0f} MiB")
+        assert peak <= idle + 300 * MIB
+        assert after <= idle + 64 * MIB
+        assert server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
+        assert server.cxr("audit", "verify").returncode == 0
+
+
+def _read_by(trace: Path, marker: str) -> int:
+    """Bytes the process read from sockets, by the return values in an strace log."""
+    total = 0
+    for line in trace.read_text(errors="replace").splitlines():
+        if any(call in line for call in ("recvfrom(", "recvmsg(", "read(", "recv(")) and marker in line and " = " in line:
+            result = line.rsplit(" = ", 1)[1].split()[0]
+            total += max(0, int(result)) if result.lstrip("-").isdigit() else 0
+    return total
+
+
+@pytest.mark.skipif(subprocess.run(["which", "strace"], capture_output=True).returncode != 0, reason="strace is not here")
+def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Server, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-yy", "-e", "trace=read,recvfrom,recvmsg,open,openat,creat", "-o", str(trace), "-p", str(server.process.pid)],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert tracer.stderr is not None
+        tracer.stderr.readline()  # "attached"
+        head = (
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-API-Key: cxr_aaaaaaaa_" + b"b" * 43 + b"_cccccc\r\n"
+            b"Content-Type: image/jpeg\r\nContent-Length: 9000000\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            client.sendall(head)
+            answer = b""
+            try:
+                for _ in range(140):
+                    client.sendall(b"\0" * 65_536)
+            except OSError:
+                pass  # the server hung up, as it should
+            try:
+                while chunk := client.recv(65_536):
+                    answer += chunk
+            except OSError:
+                pass
+        time.sleep(0.5)
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    assert b" 401 " in answer.split(b"\r\n")[0]
+    read = _read_by(trace, f":{server.port}->")
+    print(f"9 MB with a bad key: {read} bytes read from the socket")
+    assert 0 < read <= 65_536
+    created = [line for line in trace.read_text(errors="replace").splitlines() if "O_CREAT" in line and "= -1" not in line]
+    assert created == []
+
+
+def test_nothing_is_written_but_the_state_folder(server: Server, key: str, film: bytes) -> None:
+    held = {os.readlink(p) for p in Path(f"/proc/{server.process.pid}/fd").iterdir() if p.is_symlink()}
+    files = {f for f in held if f.startswith("/") and not f.startswith(("/dev", "/proc", str(server.state)))}
+    assert not {f for f in files if "/tmp" in f and not f.startswith(str(server.state))}
