@@ -1,0 +1,506 @@
+"""app.decision: exact values on small cases, and properties of margins, maps and rules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.bundle.manifest import (
+    Calibration,
+    IsotonicCalibration,
+    IsotonicCurve,
+    Manifest,
+    NoCalibration,
+    OperatingPoint,
+    PlattCalibration,
+    TemperatureCalibration,
+)
+from app.decision import decide, margins, probabilities, scaled_logits, sigmoid
+from app.domain import Decision, ReviewReason, Task
+from app.errors import InternalError
+
+unhurried = settings(deadline=None)  # the cores are shared
+
+NONE = NoCalibration(method="none")
+BINARY = ("normal", "pneumonia")
+THREE = ("normal", "pneumonia", "tuberculosis")
+
+
+def manifest(
+    task: Task,
+    classes: tuple[str, ...],
+    point: OperatingPoint,
+    *,
+    calibration: Calibration = NONE,
+    borderline: float = 0.0,
+    low_confidence: float = 0.7,
+) -> Manifest:
+    """A valid manifest whose decision part is given and whose rest is filler."""
+    filler: dict[str, Any] = {
+        "schema_version": 1,
+        "name": "tiny",
+        "version": "1.0.0",
+        "input": {
+            "size": 32,
+            "channels": 1,
+            "resize": "stretch",
+            "sixteen_bit": "significant_bits",
+            "normalisation": {"kind": "per_image", "std_floor": 1.0},
+        },
+        "network": {
+            "architecture": "tiny",
+            "logits": 1 if task == "binary" else len(classes),
+            "features": (8, 2, 2),
+            "explanation": "gap_linear",
+        },
+        "calibration_chosen_by": "given",
+        "default_operating_point": point.name,
+        "quality": {"under_exposed_mean_below": 0, "over_exposed_mean_above": 255, "low_contrast_std_below": 0},
+        "intended_use": {"population": "none", "age_years": None, "views": (), "purpose": "test", "limits": "test"},
+        "metrics": (),
+        "provenance": {
+            "git_commit": "0",
+            "recipe": "none",
+            "recipe_digest": "0" * 64,
+            "seed": 0,
+            "data": (),
+            "libraries": {},
+            "hardware": "none",
+            "duration_s": 0,
+            "created_at": "2026-01-01T00:00:00Z",
+        },
+        "licence": {"weights": "Apache-2.0", "commercial_use": True},
+        "tolerances": {"fp32": 1e-3},
+        "files": {},
+    }
+    return Manifest.model_validate(
+        {
+            **filler,
+            "task": task,
+            "classes": classes,
+            "operating_points": (point,),
+            "calibration": calibration,
+            "review": {"low_confidence_below": low_confidence, "borderline_margin": borderline},
+        }
+    )
+
+
+def threshold_point(margin: float) -> OperatingPoint:
+    return OperatingPoint(name="screening", rule="threshold", target="", thresholds={"pneumonia": margin})
+
+
+ARGMAX = OperatingPoint(name="top", rule="argmax", target="")
+
+
+def hierarchical_point(tuberculosis: float, pneumonia: float) -> OperatingPoint:
+    return OperatingPoint(
+        name="cascade",
+        rule="hierarchical",
+        target="",
+        thresholds={"tuberculosis": tuberculosis, "pneumonia": pneumonia},
+        priority=("tuberculosis", "pneumonia"),
+        fallback="normal",
+    )
+
+
+def per_label_point(**thresholds: float) -> OperatingPoint:
+    return OperatingPoint(name="labels", rule="per_label", target="", thresholds=thresholds)
+
+
+def judged(
+    task: Task, classes: tuple[str, ...], point: OperatingPoint, logits: list[float], **options: Any
+) -> Decision:
+    return decide(np.array(logits, dtype=np.float32), manifest(task, classes, point, **options), point)
+
+
+# margins and probabilities
+
+
+def test_scaled_logits_divide_by_the_temperature_only() -> None:
+    hot = TemperatureCalibration(method="temperature", temperature=2.0)
+    platt = PlattCalibration(method="platt", slope=(3.0, 3.0), intercept=(1.0, 1.0))
+    z = np.array([3.0, -1.0], dtype=np.float32)
+    assert scaled_logits(z, hot).tolist() == [1.5, -0.5]
+    assert scaled_logits(z, platt).tolist() == [3.0, -1.0]
+    assert scaled_logits(z, NONE).dtype == np.float64
+
+
+def test_margins_of_binary_and_multilabel_are_the_scaled_logits() -> None:
+    assert margins("binary", [1.25]).tolist() == [1.25]
+    assert margins("multilabel", [1.25, -3.0]).tolist() == [1.25, -3.0]
+
+
+def test_margin_of_two_classes_is_the_difference_of_their_logits() -> None:
+    assert margins("multiclass", [3.0, 1.0]).tolist() == [2.0, -2.0]
+
+
+def test_margins_of_three_classes_by_hand() -> None:
+    expected = [
+        1.0 - math.log(math.e**2 + math.e**3),
+        2.0 - math.log(math.e + math.e**3),
+        3.0 - math.log(math.e + math.e**2),
+    ]
+    assert margins("multiclass", [1.0, 2.0, 3.0]) == pytest.approx(expected, rel=1e-14)
+
+
+def test_margins_and_probabilities_hold_for_huge_logits() -> None:
+    m = margins("multiclass", [1e4, -1e4, 0.0])
+    assert m.tolist() == [1e4, -2e4, -1e4]
+    assert probabilities("multiclass", m, NONE).tolist() == [1.0, 0.0, 0.0]
+    assert sigmoid([1e4, -1e4, 800.0, -800.0]).tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_margins_take_many_films_at_once() -> None:
+    films = np.array([[1.0, 2.0, 3.0], [0.0, -5.0, 5.0]])
+    assert np.array_equal(margins("multiclass", films), np.stack([margins("multiclass", film) for film in films]))
+
+
+def test_platt_and_isotonic_map_each_margin_by_its_own_curve() -> None:
+    platt = PlattCalibration(method="platt", slope=(2.0, 1.0), intercept=(-1.0, 0.5))
+    assert probabilities("multilabel", [0.5, -0.5], platt).tolist() == [0.5, 0.5]
+    isotonic = IsotonicCalibration(
+        method="isotonic",
+        curves=(
+            IsotonicCurve(margins=(-1.0, 1.0), probabilities=(0.1, 0.9)),
+            IsotonicCurve(margins=(0.0, 4.0), probabilities=(0.0, 1.0)),
+        ),
+    )
+    assert probabilities("multilabel", [0.0, 1.0], isotonic).tolist() == [0.5, 0.25]
+    assert probabilities("multilabel", [-50.0, 50.0], isotonic).tolist() == [0.1, 1.0]
+
+
+FINITE = st.floats(-1e4, 1e4)
+MODERATE = st.floats(-30, 30)
+LOGITS = st.lists(MODERATE, min_size=2, max_size=14)
+TEMPERATURES = st.floats(0.1, 10.0)
+
+
+@unhurried
+@given(LOGITS, TEMPERATURES)
+def test_softmax_probabilities_sum_to_one(logits: list[float], temperature: float) -> None:
+    calibration = TemperatureCalibration(method="temperature", temperature=temperature)
+    m = margins("multiclass", scaled_logits(logits, calibration))
+    assert probabilities("multiclass", m, calibration).sum() == pytest.approx(1.0, abs=1e-12)
+
+
+@unhurried
+@given(st.lists(FINITE, min_size=2, max_size=14))
+def test_margins_are_finite_and_keep_the_order_of_the_logits(logits: list[float]) -> None:
+    m = margins("multiclass", logits)
+    assert np.isfinite(m).all()
+    order = np.argsort(logits, kind="stable")
+    assert np.all(np.diff(m[order]) >= -1e-14 * np.abs(m).max())
+    assert np.all(np.diff(m[order])[np.diff(np.array(logits)[order]) == 0] == 0)  # equal logits tie exactly
+
+
+@unhurried
+@given(LOGITS)
+def test_margin_is_the_logit_of_the_softmax_probability(logits: list[float]) -> None:
+    z = np.array(logits)
+    e = np.exp(z - z.max())
+    m = margins("multiclass", z)
+    for k in range(len(z)):
+        rest = np.delete(e, k).sum()  # 1 - p without cancellation
+        assert m[k] == pytest.approx(math.log(e[k] / rest), rel=1e-9, abs=1e-9)
+    assert probabilities("multiclass", m, NONE) == pytest.approx(e / e.sum(), rel=1e-12)
+
+
+def test_equal_logits_tie_whatever_the_order_of_summation() -> None:
+    names = ("a", "b", "c", "d", "e")
+    m = margins("multiclass", [0.0, 2.0, 0.0, 0.0, 2.0])
+    assert m[1] == m[4]
+    assert m[0] == m[2] == m[3]
+    decision = judged("multiclass", names, ARGMAX, [0.0, 2.0, 0.0, 0.0, 2.0])
+    assert decision.label == "b"
+    assert [s.name for s in decision.classes] == ["b", "e", "a", "c", "d"]
+
+
+@unhurried
+@given(LOGITS, st.randoms(use_true_random=False))
+def test_margins_follow_a_permutation_of_the_classes(logits: list[float], random: Any) -> None:
+    order = list(range(len(logits)))
+    random.shuffle(order)
+    permuted = margins("multiclass", np.array(logits)[order])
+    assert permuted == pytest.approx(margins("multiclass", logits)[order], rel=1e-12, abs=1e-12)
+
+
+@unhurried
+@given(LOGITS, st.floats(-100, 100))
+def test_margins_of_multiclass_ignore_a_common_shift(logits: list[float], shift: float) -> None:
+    assert margins("multiclass", np.array(logits) + shift) == pytest.approx(margins("multiclass", logits), abs=1e-10)
+
+
+@st.composite
+def calibrations(draw: st.DrawFn, size: int) -> Calibration:
+    """Any calibration for `size` logits."""
+    kind = draw(st.sampled_from(["none", "temperature", "platt", "isotonic"]))
+    if kind == "temperature":
+        return TemperatureCalibration(method="temperature", temperature=draw(TEMPERATURES))
+    if kind == "platt":
+        slope = tuple(draw(st.floats(0.01, 20)) for _ in range(size))
+        return PlattCalibration(method="platt", slope=slope, intercept=tuple(draw(MODERATE) for _ in range(size)))
+    if kind == "isotonic":
+        knots = st.lists(MODERATE, min_size=2, max_size=6, unique=True).map(sorted)
+        curves = []
+        for _ in range(size):
+            at = draw(knots)
+            inner = sorted(draw(st.floats(0.1, 0.9)) for _ in at[2:])
+            curves.append(IsotonicCurve(margins=tuple(at), probabilities=(0.05, *inner, 0.95)))
+        return IsotonicCalibration(method="isotonic", curves=tuple(curves))
+    return NONE
+
+
+@unhurried
+@given(calibrations(1), FINITE, FINITE)
+def test_shown_probability_never_falls_as_the_margin_rises(calibration: Calibration, a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    p_low, p_high = (float(probabilities("binary", [m], calibration)[0]) for m in (low, high))
+    assert 0.0 <= p_low <= 1.0
+    assert p_low <= p_high * (1 + 1e-14)  # exp is monotone to the last place
+
+
+# binary
+
+
+def test_binary_shows_both_classes() -> None:
+    decision = judged("binary", BINARY, threshold_point(1.0), [2.0])
+    positive, negative = decision.classes
+    p = 1.0 / (1.0 + math.exp(-2.0))
+    assert (positive.name, positive.logit, positive.margin, positive.threshold_margin) == ("pneumonia", 2.0, 2.0, 1.0)
+    assert positive.probability == pytest.approx(p, rel=1e-15)
+    assert positive.threshold_probability == pytest.approx(1.0 / (1.0 + math.exp(-1.0)), rel=1e-15)
+    assert (negative.name, negative.logit, negative.margin) == ("normal", -2.0, -2.0)
+    assert negative.probability == 1.0 - positive.probability
+    assert (negative.threshold_margin, negative.threshold_probability) == (None, None)
+    assert (positive.positive, negative.positive) == (True, False)
+    assert (decision.label, decision.positive, decision.confidence) == (
+        "pneumonia",
+        ("pneumonia",),
+        positive.probability,
+    )
+    assert (decision.task, decision.rule, decision.operating_point) == ("binary", "threshold", "screening")
+
+
+def test_binary_below_the_threshold_is_the_first_class_whatever_the_probability() -> None:
+    decision = judged("binary", BINARY, threshold_point(2.5), [2.0])
+    assert (decision.label, decision.positive) == ("normal", ())
+    assert decision.confidence == decision.classes[0].probability > 0.88
+    assert not any(s.positive for s in decision.classes)
+
+
+def test_a_margin_equal_to_its_threshold_is_reached() -> None:
+    assert judged("binary", BINARY, threshold_point(0.5), [0.5]).label == "pneumonia"
+    assert judged("binary", BINARY, threshold_point(float(np.nextafter(0.5, 1))), [0.5]).label == "normal"
+
+
+def test_the_threshold_is_compared_in_scaled_logits() -> None:
+    cold = TemperatureCalibration(method="temperature", temperature=4.0)
+    assert judged("binary", BINARY, threshold_point(1.0), [3.9], calibration=cold).label == "normal"
+    assert judged("binary", BINARY, threshold_point(1.0), [4.0], calibration=cold).label == "pneumonia"
+    assert judged("binary", BINARY, threshold_point(1.0), [4.0], calibration=cold).classes[0].logit == 4.0
+
+
+@unhurried
+@given(st.floats(-1e4, 1e4, width=32), st.floats(-50, 50), calibrations(1))
+def test_platt_and_isotonic_never_change_a_binary_decision(
+    z: float, threshold: float, calibration: Calibration
+) -> None:
+    point = threshold_point(threshold)
+    decision = judged("binary", BINARY, point, [z], calibration=calibration)
+    margin = float(scaled_logits([z], calibration)[0])
+    assert decision.label == BINARY[margin >= threshold]
+    score = next(s for s in decision.classes if s.name == "pneumonia")
+    assert score.threshold_probability is not None
+    if score.positive:  # what is shown agrees with what was decided
+        assert score.probability >= score.threshold_probability * (1 - 1e-14)
+    else:
+        assert score.probability <= score.threshold_probability * (1 + 1e-14)
+    assert decision.confidence == max(s.probability for s in decision.classes)
+
+
+@unhurried
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
+def test_a_higher_logit_never_takes_a_positive_back(a: float, b: float, threshold: float) -> None:
+    low, high = sorted((a, b))
+    point = threshold_point(threshold)
+    assert judged("binary", BINARY, point, [low]).label != "pneumonia" or (
+        judged("binary", BINARY, point, [high]).label == "pneumonia"
+    )
+
+
+# multiclass
+
+
+def test_argmax_takes_the_highest_margin_and_ties_go_to_the_lower_index() -> None:
+    assert judged("multiclass", THREE, ARGMAX, [0.0, 1.0, 2.0]).label == "tuberculosis"
+    tied = judged("multiclass", THREE, ARGMAX, [0.0, 2.0, 2.0])
+    assert (tied.label, tied.positive) == ("pneumonia", ("pneumonia",))
+    assert [s.name for s in tied.classes] == ["pneumonia", "tuberculosis", "normal"]
+    assert all(s.threshold_margin is None and s.threshold_probability is None for s in tied.classes)
+
+
+def test_argmax_on_the_absence_class_finds_nothing() -> None:
+    decision = judged("multiclass", THREE, ARGMAX, [3.0, 1.0, 2.0])
+    assert (decision.label, decision.positive) == ("normal", ())
+    assert not any(s.positive for s in decision.classes)
+
+
+def test_hierarchical_takes_the_first_class_in_priority_order_that_reaches_its_threshold() -> None:
+    point = hierarchical_point(tuberculosis=-1.0, pneumonia=0.0)
+    logits = [0.0, 3.0, 2.5]  # tuberculosis margin about -0.6, pneumonia about 0.4: both reach theirs
+    decision = judged("multiclass", THREE, point, logits)
+    assert (decision.label, decision.positive) == ("tuberculosis", ("tuberculosis",))
+    by_name = {s.name: s for s in decision.classes}
+    assert by_name["pneumonia"].margin >= 0.0
+    assert by_name["tuberculosis"].positive
+    assert not by_name["pneumonia"].positive
+    assert by_name["normal"].threshold_margin is None
+    assert decision.classes[0].name == "pneumonia"  # sorted by probability, whatever the label
+
+
+def test_hierarchical_falls_to_the_second_class_and_then_to_the_fallback() -> None:
+    second = judged("multiclass", THREE, hierarchical_point(tuberculosis=5.0, pneumonia=0.0), [0.0, 3.0, 2.5])
+    assert (second.label, second.positive) == ("pneumonia", ("pneumonia",))
+    none = judged("multiclass", THREE, hierarchical_point(tuberculosis=5.0, pneumonia=5.0), [0.0, 3.0, 2.5])
+    assert (none.label, none.positive) == ("normal", ())
+
+
+@unhurried
+@given(st.lists(MODERATE, min_size=3, max_size=3), MODERATE, MODERATE, calibrations(3))
+def test_platt_and_isotonic_never_change_a_multiclass_decision(
+    logits: list[float], t1: float, t2: float, calibration: Calibration
+) -> None:
+    point = hierarchical_point(tuberculosis=t1, pneumonia=t2)
+    z = np.array(logits, dtype=np.float32)
+    decision = decide(z, manifest("multiclass", THREE, point, calibration=calibration), point)
+    m = margins("multiclass", scaled_logits(z, calibration))
+    expected = "tuberculosis" if m[2] >= t1 else "pneumonia" if m[1] >= t2 else "normal"
+    assert decision.label == expected
+    top = decide(z, manifest("multiclass", THREE, ARGMAX, calibration=calibration), ARGMAX)
+    assert top.label == THREE[int(np.argmax(z))]
+
+
+@unhurried
+@given(st.lists(st.integers(-20, 20), min_size=3, max_size=3, unique=True), st.permutations(range(3)))
+def test_argmax_follows_a_permutation_of_the_classes(logits: list[int], order: list[int]) -> None:
+    names = tuple(THREE[i] for i in order)
+    straight = judged("multiclass", THREE, ARGMAX, [float(v) for v in logits])
+    permuted = judged("multiclass", names, ARGMAX, [float(logits[i]) for i in order])
+    assert permuted.label == straight.label
+    assert [s.name for s in permuted.classes] == [s.name for s in straight.classes]
+
+
+# multilabel
+
+
+LABELS = ("effusion", "pneumonia", "nodule")
+
+
+def test_per_label_takes_every_label_at_its_threshold_and_the_most_probable_names_the_film() -> None:
+    point = per_label_point(effusion=0.0, pneumonia=-2.0, nodule=1.0)
+    decision = judged("multilabel", LABELS, point, [0.0, -1.0, 0.9])
+    assert decision.positive == ("effusion", "pneumonia")
+    assert decision.label == "effusion"  # nodule is more probable but below its own threshold
+    assert [s.name for s in decision.classes] == ["nodule", "effusion", "pneumonia"]
+    assert decision.confidence is None
+
+
+def test_per_label_without_a_positive_is_no_finding() -> None:
+    decision = judged("multilabel", LABELS, per_label_point(effusion=1.0, pneumonia=1.0, nodule=1.0), [0.0, 0.0, 0.0])
+    assert (decision.label, decision.positive) == ("no_finding", ())
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "positive"),
+    [([5.0, -1.0], "no_finding", ()), ([5.0, 1.0], "effusion", ("effusion",)), ([-5.0, -1.0], "no_finding", ())],
+)
+def test_a_no_finding_class_never_stands_beside_a_finding(
+    logits: list[float], label: str, positive: tuple[str, ...]
+) -> None:
+    point = per_label_point(no_finding=0.0, effusion=0.0)
+    decision = judged("multilabel", ("no_finding", "effusion"), point, logits)
+    assert (decision.label, decision.positive) == (label, positive)
+
+
+@unhurried
+@given(st.lists(MODERATE, min_size=3, max_size=3), st.lists(MODERATE, min_size=3, max_size=3), calibrations(3))
+def test_per_label_treats_each_label_alone(
+    logits: list[float], thresholds: list[float], calibration: Calibration
+) -> None:
+    point = per_label_point(**dict(zip(LABELS, thresholds, strict=True)))
+    z = np.array(logits, dtype=np.float32)
+    decision = decide(z, manifest("multilabel", LABELS, point, calibration=calibration), point)
+    m = scaled_logits(z, calibration)
+    assert decision.positive == tuple(n for n, v, t in zip(LABELS, m, thresholds, strict=True) if v >= t)
+    assert decision.label in (decision.positive or ("no_finding",))
+    assert [s.name in decision.positive for s in decision.classes] == [s.positive for s in decision.classes]
+
+
+# review
+
+
+@pytest.mark.parametrize(("z", "low"), [(0.8, True), (0.9, False), (-0.8, True), (-0.9, False)])  # p = 0.690 and 0.711
+def test_low_confidence_looks_at_the_higher_class(z: float, low: bool) -> None:
+    decision = judged("binary", BINARY, threshold_point(3.0), [z])
+    assert (ReviewReason.LOW_CONFIDENCE in decision.review_reasons) is low
+    assert decision.review_required is low
+
+
+def test_multilabel_has_no_confidence_to_be_low() -> None:
+    point = per_label_point(effusion=5.0, pneumonia=5.0, nodule=5.0)
+    assert judged("multilabel", LABELS, point, [0.0, 0.0, 0.0]).review_reasons == ()
+
+
+@pytest.mark.parametrize(("z", "near"), [(2.75, True), (3.25, True), (2.5, False), (3.5, False)])
+def test_borderline_is_near_the_threshold_on_either_side(z: float, near: bool) -> None:
+    decision = judged("binary", BINARY, threshold_point(3.0), [z], borderline=0.25)
+    assert decision.review_reasons == ((ReviewReason.BORDERLINE,) if near else ())
+
+
+def test_borderline_by_any_class_with_a_threshold() -> None:
+    point = per_label_point(effusion=5.0, pneumonia=5.0, nodule=-3.0)
+    assert judged("multilabel", LABELS, point, [0.0, 0.0, -3.1], borderline=0.25).review_reasons == (
+        ReviewReason.BORDERLINE,
+    )
+
+
+@pytest.mark.parametrize(("runner_up", "near"), [(4.9, True), (3.0, False)])
+def test_borderline_of_argmax_is_the_runner_up(runner_up: float, near: bool) -> None:
+    decision = judged("multiclass", THREE, ARGMAX, [5.0, runner_up, -9.0], borderline=0.3)
+    assert (ReviewReason.BORDERLINE in decision.review_reasons) is near
+
+
+def test_reasons_keep_their_order_and_quality_comes_from_outside() -> None:
+    point = threshold_point(0.0)
+    doubtful = decide(
+        np.array([0.1], dtype=np.float32), manifest("binary", BINARY, point, borderline=0.5), point, quality_doubt=True
+    )
+    assert doubtful.review_reasons == (ReviewReason.LOW_CONFIDENCE, ReviewReason.BORDERLINE, ReviewReason.QUALITY)
+
+
+# what must not become a decision
+
+
+@pytest.mark.parametrize("logits", [[float("nan")], [float("inf")], [0.0, 0.0], []])
+def test_logits_that_are_no_answer_are_an_internal_error(logits: list[float]) -> None:
+    point = threshold_point(0.0)
+    z: NDArray[np.float32] = np.array(logits, dtype=np.float32)
+    with pytest.raises(InternalError) as caught:
+        decide(z, manifest("binary", BINARY, point), point)
+    assert "finite logits wanted" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("huge", [1e4, -1e4, 3e38, -3e38])
+def test_huge_logits_are_decided_without_a_warning(huge: float) -> None:
+    binary = judged("binary", BINARY, threshold_point(0.0), [huge])
+    assert binary.label == BINARY[huge > 0]
+    assert binary.confidence == 1.0
+    three = judged("multiclass", THREE, ARGMAX, [0.0, huge, 0.0])
+    assert three.label == ("pneumonia" if huge > 0 else "normal")
+    assert all(math.isfinite(s.probability) and math.isfinite(s.margin) for s in three.classes)
