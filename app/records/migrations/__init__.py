@@ -1,0 +1,1 @@
+"""Alembic migrations of the records, run by `app.records.database.migrate` on a connection that is passed in."""

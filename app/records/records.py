@@ -1,0 +1,188 @@
+"""`Records`: the one door to everything that is kept in SQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from datetime import UTC, datetime
+from typing import Self, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.domain import Principal
+from app.errors import CxrError, RecordsError
+from app.records.anchors import FILE_NAME, Anchors
+from app.records.counts import Counts
+from app.records.database import Database, failure_reason, migrate
+from app.records.events import AuditEvent, Draft, EventId, PredictionRecord, prepare
+from app.records.history import BundleHistory
+from app.records.keycache import KeyCache
+from app.records.keyring import KeyRing
+from app.records.keys import ApiKeys
+from app.records.predictions import WINDOW_MAX, PredictionWindow, read_window
+from app.records.verify import VerifyReport, verify
+from app.records.waiters import AsyncWaiter, ThreadWaiter
+from app.records.writer import AuditWriter, Limits, Role, unavailable
+from app.settings import Settings
+
+log = structlog.get_logger("cxr.records")
+T = TypeVar("T")
+
+
+class Records:
+    """The audit chain, predictions, API keys and bundle history of one database, as one process sees them.
+
+    Made by `open`. keys: make, revoke, list, import; history: bundle activations. Their methods block; on an event loop use `query`.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, ring: KeyRing, writer: AuditWriter, counts: Counts
+    ) -> None:
+        self._settings, self._database, self._writer, self._counts = settings, database, writer, counts
+        self._wait_s = settings.audit_wait_s
+        self._queries = ThreadPoolExecutor(max_workers=2, thread_name_prefix="records-query")
+        self.keys = ApiKeys(ring, database.reader, self._transact, self._keys_changed)
+        self.history = BundleHistory(writer.chain_id, database.reader, self._transact)
+        self._key_cache = KeyCache(self.keys, database.reader)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        role: Role,
+        observe_commit: Callable[[int, float], None] | None = None,
+        tick_s: float = 60.0,
+    ) -> Self:
+        """Open the key ring (made if nothing was ever recorded), migrate, and start the writer.
+
+        Args:
+            role: a service begins its chain at once, a command with its first event.
+            observe_commit: called by the writer after each commit with the number of events and the seconds it took.
+            tick_s: how often counts are written and the chain's head is logged.
+
+        Raises:
+            RecordsError: the database is away, read-only, not durable, of another version, or of another key ring.
+            ConfigurationError: settings with which there is no database.
+        """
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        database = Database(settings)
+        try:
+            ring = KeyRing.open(settings.secrets_path / "keyring.json", create=not database.has_events())
+            migrate(database.writer)
+            anchors = Anchors(settings.state_dir / FILE_NAME)
+            anchors.tidy()
+            counts = Counts()
+            limits = Limits(settings.audit_queue_max, settings.audit_group_max, settings.audit_wait_s)
+            writer = AuditWriter(
+                database, ring, anchors, role=role, limits=limits, counts=counts, observe=observe_commit, tick_s=tick_s
+            )
+            writer.start()
+            records = cls(settings, database, ring, writer, counts)
+            records._key_cache.start()
+        except CxrError:
+            database.dispose()
+            raise
+        except (SQLAlchemyError, OSError) as error:
+            database.dispose()
+            raise RecordsError(failure_reason(error), f"the records cannot be opened: {error}") from error
+        return records
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the next event can be recorded, as far as is known."""
+        return self._writer.reason is None
+
+    @property
+    def reason(self) -> str | None:
+        """Why not: a stable word such as `audit_store_full`."""
+        return self._writer.reason
+
+    @property
+    def queued(self) -> int:
+        """Events that wait for the writer."""
+        return self._writer.queued
+
+    @property
+    def chain_id(self) -> str:
+        """This process's chain."""
+        return self._writer.chain_id
+
+    async def record(self, event: AuditEvent, *, prediction: PredictionRecord | None = None) -> EventId:
+        """Record an event, with its prediction's row, and return when both are durable.
+
+        A caller that is cancelled or gives up may find its event recorded: an event says decided, not delivered.
+
+        Raises:
+            UnavailableError: audit_unavailable, it failed or took longer than `audit_wait_s`.
+            TypeError, ValueError: the event cannot be serialised; others are not affected.
+        """
+        draft = prepare(event, prediction)
+        waiter = AsyncWaiter.here()
+        self._writer.submit(waiter, draft=draft)
+        try:
+            async with asyncio.timeout(self._wait_s):
+                return await waiter.future
+        except TimeoutError:
+            raise unavailable() from None
+
+    def record_now(self, event: AuditEvent, *, prediction: PredictionRecord | None = None) -> EventId:
+        """As `record`, blocking the calling thread."""
+        return self._wait(draft=prepare(event, prediction))
+
+    def count(self, kind: str, key_prefix: str | None = None, code: str | None = None) -> None:
+        """Count a request that was turned away; one event a minute tells of all alike. Costs microseconds, never fails or waits.
+
+        Args:
+            kind, code: words of the service; code defaults to kind. key_prefix: id part of the key, if there was one.
+        """
+        self._counts.add(datetime.now(UTC), kind, code or kind, key_prefix)
+
+    def authenticate(self, text: str) -> Principal | None:
+        """Who presents this key; from memory, safe on the event loop. See `KeyCache.authenticate`."""
+        return self._key_cache.authenticate(text)
+
+    async def authenticate_async(self, text: str) -> Principal | None:
+        """As `authenticate`; a key that was made a moment ago by another process is found too."""
+        return await self._key_cache.authenticate_async(text)
+
+    async def window(
+        self, since: datetime, until: datetime, *, digest: str | None = None, limit: int = WINDOW_MAX
+    ) -> PredictionWindow:
+        """The predictions in [since, until), of one bundle or of all; see `PredictionWindow`."""
+        return await self.query(lambda: read_window(self._database.reader, since, until, digest=digest, limit=limit))
+
+    async def query(self, call: Callable[[], T]) -> T:
+        """Run blocking work of the records on their own threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._queries, call)
+
+    def verify(self) -> VerifyReport:
+        """Check every record (blocking; see `verify.verify`)."""
+        return verify(self._settings)
+
+    def close(self) -> None:
+        """Write what is queued and counted, then let go of the database."""
+        if not self._writer.close(timeout_s=2 * self._wait_s):
+            log.error("audit_writer_did_not_end")
+        self._key_cache.close()
+        self._queries.shutdown(wait=True, cancel_futures=True)
+        self._database.dispose()
+
+    def _transact(self, transact: Callable[[Connection], Draft]) -> EventId:
+        return self._wait(transact=transact)
+
+    def _wait(self, *, draft: Draft | None = None, transact: Callable[[Connection], Draft] | None = None) -> EventId:
+        waiter = ThreadWaiter()
+        self._writer.submit(waiter, draft=draft, transact=transact)
+        try:
+            return waiter.future.result(self._wait_s)
+        except FutureTimeoutError:
+            waiter.future.cancel()
+            raise unavailable() from None
+
+    def _keys_changed(self) -> None:
+        self._key_cache.refresh()
