@@ -1,0 +1,113 @@
+"""From the bytes of manifest.json to a `Manifest`, and back. One strict reader, so that nothing is understood in two ways."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.bundle.folder import GOLDEN, HEAD, MAX_BYTES, MODEL_CARD, NETWORK, REFERENCE
+from app.bundle.manifest import CLASS_COUNT_ERROR, SCHEMA_VERSION, Manifest
+from app.errors import BundleError
+
+_MAX_FAULTS_SHOWN = 3
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read manifest.json.
+
+    Raises:
+        BundleError: `unreadable_manifest` (not UTF-8 JSON, a key twice, a number that is not finite), `wrong_schema_version`,
+            `class_count_mismatch`, `invalid_manifest` (anything else that the schema does not allow).
+    """
+    raw = _read_json(data)
+    version = raw.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise BundleError("wrong_schema_version", f"the manifest has schema_version {version!r:.40}, this service reads "
+                          f"{SCHEMA_VERSION}; export the bundle again with a matching version")  # fmt: skip
+    manifest = validate_manifest(raw)
+    _check_files(manifest)
+    return manifest
+
+
+def validate_manifest(raw: Mapping[str, Any]) -> Manifest:
+    """A manifest from plain values (lists, strings, numbers), by the schema alone.
+
+    Raises:
+        BundleError: `class_count_mismatch`, `invalid_manifest`.
+    """
+    try:
+        # strict JSON mode: "224" is no number and 1 is no truth value, but a list is a tuple
+        return Manifest.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        code = "invalid_manifest"
+        if any(fault["type"] == CLASS_COUNT_ERROR for fault in faults):
+            code = "class_count_mismatch"
+        shown = [f"{'.'.join(str(part) for part in fault['loc']) or 'manifest'}: {fault['msg']}" for fault in faults]
+        more = f" (and {len(shown) - _MAX_FAULTS_SHOWN} more)" if len(shown) > _MAX_FAULTS_SHOWN else ""
+        raise BundleError(code, "; ".join(shown[:_MAX_FAULTS_SHOWN]) + more) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError("invalid_manifest", f"the manifest holds values that are not JSON: {error}") from error
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The one way a manifest is written: JSON, two spaces, the schema's order, a final newline."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def required_files(manifest: Manifest) -> frozenset[str]:
+    """The files beside manifest.json: all of them, but no head where nothing can be explained."""
+    files = {NETWORK, REFERENCE, GOLDEN, MODEL_CARD}
+    return frozenset(files if manifest.network.explanation == "none" else files | {HEAD})
+
+
+def _check_files(manifest: Manifest) -> None:
+    listed, wanted = set(manifest.files), required_files(manifest)
+    if listed != wanted:
+        raise BundleError(
+            "invalid_manifest",
+            f"files: lists {sorted(listed - wanted)[:3]} too many and lacks {sorted(wanted - listed)}",
+        )
+    for name, entry in manifest.files.items():
+        if entry.size > MAX_BYTES[name]:
+            raise BundleError(
+                "oversized_file", f"{name} is listed with {entry.size} bytes, more than {MAX_BYTES[name]}"
+            )
+
+
+def _read_json(data: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_not_finite,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise BundleError("unreadable_manifest", f"the manifest is not strict JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise BundleError("unreadable_manifest", "the manifest is not a JSON object")
+    return raw
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return values
+
+
+def _not_finite(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large")
+    return value

@@ -1,0 +1,42 @@
+"""Every hostile or broken bundle is refused, by the code that says why, before anything of it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.bundle.store import BundleRef
+from app.errors import BundleError
+from tests.support.bundle_attacks import ATTACKS
+from tests.support.bundle_victim import Attack, Victim, load
+from tests.support.tiny_bundle import make_tiny_bundle
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_is_refused_by_its_code(attack: Attack, tmp_path: Path) -> None:
+    ref = make_tiny_bundle(tmp_path / "bundles")
+    attack.apply(Victim(tmp_path / "bundles", ref))
+    with pytest.raises(BundleError) as refused:
+        load(tmp_path / "bundles", ref)
+    assert refused.value.code == attack.code, refused.value
+    assert len(str(refused.value)) < 2_000
+
+
+def test_the_bundle_that_is_attacked_is_sound(tmp_path: Path) -> None:
+    ref = make_tiny_bundle(tmp_path)
+    assert load(tmp_path, ref).ref == BundleRef("tiny", "1.0.0")
+
+
+def test_sealing_alone_breaks_nothing(tmp_path: Path) -> None:
+    """The attacks' own way of rewriting files is no reason for a refusal."""
+    ref = make_tiny_bundle(tmp_path)
+    victim = Victim(tmp_path, ref)
+    victim.write_model(victim.model())
+    victim.write_arrays("golden.npz", victim.arrays("golden.npz"))
+    victim.write_arrays("reference.npz", victim.arrays("reference.npz"))
+    assert load(tmp_path, ref).manifest.name == "tiny"
+
+
+def test_attacks_have_names_of_their_own() -> None:
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 30
