@@ -1,0 +1,165 @@
+"""What the OpenAPI document says beyond the signatures: bodies, answers, problems, keys and roles.
+
+No route declares a body parameter (the framework would read and spool it before the route's own checks), so the bodies are described
+here. Keys and roles are taken from the policy table, problems from the error table: nothing is said twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from app.api.body import MULTIPART, RAW_TYPES
+from app.api.examples import EXAMPLES
+from app.api.policy import POLICIES, Policy
+from app.api.problems import MEDIA_TYPE, TYPE_PREFIX
+from app.api.schemas import GradcamAnswer, Problem
+from app.errors import ERROR_TABLE
+
+GUARDED = ("unauthenticated", "forbidden", "rate_limited")
+QUERY = ("malformed_request", "invalid_parameter")
+NOT_READY = ("not_ready",)
+RECORDED = ("not_ready", "audit_unavailable", "internal_error")
+NEGOTIATED = ("not_acceptable",)
+EXPLAINED = ("explanation_unavailable", "unknown_target")
+UPLOADED = (
+    *GUARDED,
+    *QUERY,
+    "malformed_multipart",
+    "missing_file",
+    "too_many_files",
+    "unknown_operating_point",
+    "malformed_image",
+    "truncated_image",
+    "trailing_data",
+    "body_timeout",
+    "payload_too_large",
+    "image_too_large",
+    "unsupported_media_type",
+    "unsupported_format",
+    "animated_image",
+    "unsupported_color",
+    "too_small",
+    "blank_image",
+    "overloaded",
+    *RECORDED,
+)
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_BINARY = {"type": "string", "format": "binary"}
+_SCHEMES = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`cxr_<id>_<secret>_<checksum>`"},
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "The same key, for clients that can send only this."},
+}
+
+
+def image_body() -> dict[str, Any]:
+    """One film: a multipart part named `file`, or the body itself."""
+    part = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}, "additionalProperties": False}
+    raw = {media_type: {"schema": _BINARY} for media_type in sorted(RAW_TYPES)}
+    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": part}, **raw}}}
+
+
+def batch_body() -> dict[str, Any]:
+    """Several films: multipart parts named `files`."""
+    files = {"type": "array", "items": _BINARY, "minItems": 1}
+    form = {"type": "object", "required": ["files"], "properties": {"files": files}, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}}
+
+
+def json_answer(model: type[BaseModel], *, html: bool = False) -> dict[str, Any]:
+    """The successful answer of a route as JSON, with its example; html: a page is offered too."""
+    content: dict[str, Any] = {"application/json": {}}
+    if model.__name__ in EXAMPLES:
+        content["application/json"]["example"] = EXAMPLES[model.__name__]
+    if html:
+        content["text/html"] = {"schema": {"type": "string"}}
+    return {"model": model, "description": _first_line(model), "content": content}
+
+
+def picture_answer() -> dict[str, Any]:
+    """The successful answer of a route that draws; the headers say what a picture cannot."""
+    names = (
+        "CXR-Bundle",
+        "CXR-Label",
+        "CXR-Target",
+        "CXR-No-Positive-Evidence",
+        "CXR-Review-Required",
+        "CXR-Film-Size",
+    )
+    return {
+        "model": GradcamAnswer,
+        "description": "The film with the heat map on it, or the map in numbers.",
+        "headers": {name: {"schema": {"type": "string"}} for name in names},
+        "content": {
+            "image/png": {"schema": _BINARY},
+            "image/jpeg": {"schema": _BINARY},
+            "application/json": {"example": EXAMPLES["GradcamAnswer"]},
+        },
+    }
+
+
+def text_answer(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+def problem_answers(*groups: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
+    """The problems a route may answer with, by status, from their codes."""
+    answers: dict[int | str, dict[str, Any]] = {}
+    for code in dict.fromkeys(code for group in groups for code in group):
+        spec = ERROR_TABLE[code]
+        if spec.status not in answers:
+            answers[spec.status] = {"description": "", "content": {MEDIA_TYPE: {"schema": _PROBLEM, "examples": {}}}}
+        answer = answers[spec.status]
+        answer["description"] = ", ".join(filter(None, [answer["description"], f"`{code}`"]))
+        answer["content"][MEDIA_TYPE]["examples"][code] = {"value": _problem_example(code)}
+        if spec.status in (429, 503):
+            answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    return answers
+
+
+def finish(app: FastAPI, policies: Mapping[tuple[str, str], Policy] = POLICIES) -> None:
+    """Make the whole document once: the framework's, with keys, roles and problems, and without what never happens here."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):  # the framework's 422; a wrong parameter is our 400
+        schemas.pop(unused, None)
+    schemas["Problem"] = Problem.model_json_schema()
+    components["securitySchemes"] = _SCHEMES
+    for (method, path), policy in policies.items():
+        operation = document["paths"].get(path, {}).get(method.lower())
+        if operation is not None:
+            _complete(operation, policy)
+    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _complete(operation: dict[str, Any], policy: Policy) -> None:
+    validation = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+    if validation.get("schema", {}).get("$ref", "").endswith("HTTPValidationError"):
+        del operation["responses"]["422"]
+    if policy.roles is not None:
+        operation["security"] = [{name: []} for name in _SCHEMES]
+        roles = ", ".join(sorted(policy.roles))
+        trail = " Reaches the audit trail." if policy.audited else ""
+        operation["description"] = f"{operation.get('description', '')}\n\nRoles: {roles}.{trail}".strip()
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or model.__name__).strip().splitlines()[0]
+
+
+def _problem_example(code: str) -> dict[str, Any]:
+    """The detail keeps its placeholders: they are filled with numbers and with words of ours."""
+    spec = ERROR_TABLE[code]
+    return {
+        "type": TYPE_PREFIX + code,
+        "title": spec.title,
+        "status": spec.status,
+        "detail": spec.detail,
+        "code": code,
+        "request_id": "0f8b2c4e6d1a4b7c9e3f5a7d9b1c3e5f",
+    }

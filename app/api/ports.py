@@ -1,0 +1,70 @@
+"""What the HTTP rooms need from the rest of the service; `TriageService` and `Records` have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from app.domain import Principal
+
+if TYPE_CHECKING:
+    from app.bundle.manifest import Manifest
+    from app.drift import DriftReport
+    from app.inference.engine import Engine
+    from app.inference.scheduler import Admission
+    from app.records import AuditEvent, EventId
+    from app.service import Answer, ExplainOptions, Explanation, PredictOptions, Readiness
+
+Upload = bytes | bytearray | memoryview
+
+
+class Live(Protocol):
+    """The bundle that answers, and what runs it."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+class Service(Protocol):
+    """The clinical questions, their admission, and readiness. Every method may raise a coded `CxrError`."""
+
+    def admit(self, n: int = 1) -> Admission:
+        """Reserve places for n films; called before a body is read. A context manager that gives them back."""
+        ...
+
+    async def predict(
+        self, data: Upload, principal: Principal, request_id: str, options: PredictOptions, admission: Admission
+    ) -> Answer: ...
+
+    async def explain(
+        self, data: Upload, principal: Principal, request_id: str, options: ExplainOptions, admission: Admission
+    ) -> Explanation: ...
+
+    async def drift(self, window_hours: float | None, principal: Principal, request_id: str) -> DriftReport: ...
+
+    def readiness(self) -> Readiness:
+        """From memory only; no thread, no database."""
+        ...
+
+    @property
+    def live(self) -> Live:
+        """UnavailableError `not_ready` without one."""
+        ...
+
+
+class Records(Protocol):
+    """Keys, and the audit of what ended before it reached the pipeline."""
+
+    async def authenticate_async(self, text: str) -> Principal | None:
+        """The key's owner, or None. From memory; a well-formed key that is not known yet waits for the next look, bounded."""
+        ...
+
+    def count(self, kind: str, key_prefix: str | None = None) -> None:
+        """One request that was turned away; written as one aggregate event a minute, never waited for."""
+        ...
+
+    async def record(self, event: AuditEvent) -> EventId:
+        """Returns when the event is durable."""
+        ...

@@ -1,0 +1,91 @@
+"""POST /gradcam."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.call import call_of
+from app.api.documents import EXPLAINED, NEGOTIATED, UPLOADED, image_body, picture_answer, problem_answers
+from app.api.negotiate import choose
+from app.api.room import Room
+from app.api.schemas import gradcam_response
+from app.api.uploads import admitted_upload, only_file
+from app.errors import ConflictError
+from app.service import ExplainOptions, Explanation, Method
+
+Output = Literal["png", "jpeg", "json"]
+OUTPUTS: dict[str, Output] = {"image/png": "png", "image/jpeg": "jpeg", "application/json": "json"}
+OFFERED: dict[str, Method] = {"gradcam": "gradcam", "gradcam++": "gradcam++"}
+
+
+class GradcamQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    operating_point: str | None = Field(
+        None, max_length=64, description="A name of the bundle; default: the bundle's own."
+    )
+    target: str | None = Field(None, max_length=64, description="Class to explain; default: the decided one.")
+    method: Literal["gradcam", "gradcam++", "smoothgradcam++", "scorecam"] = Field(
+        "gradcam", description="`smoothgradcam++` and `scorecam` are not offered yet and answer 409."
+    )
+    alpha: float = Field(0.35, ge=0, le=1, allow_inf_nan=False, description="Weight of the heat on the film.")
+    top_k: int = Field(1, ge=1, le=3, description="How many classes to explain, side by side in a picture.")
+    size: Literal["full"] | None = Field(None, description="`full` draws at the film's own size, which takes longer.")
+
+    def options(self, output: Output) -> ExplainOptions:
+        """Raises: ConflictError for a method that there is not yet."""
+        method = OFFERED.get(self.method)
+        if method is None:
+            raise ConflictError("explanation_unavailable", what=f"the method {self.method}")
+        return ExplainOptions(
+            operating_point=self.operating_point,
+            target=self.target,
+            method=method,
+            alpha=self.alpha,
+            top_k=self.top_k,
+            full_size=self.size == "full",
+            output=output,
+        )
+
+
+def add_gradcam(app: FastAPI, room: Room) -> None:
+    """The route that explains."""
+
+    @app.post(
+        "/gradcam",
+        tags=["judging"],
+        summary="Show what a judgement rests on",
+        responses={200: picture_answer(), **problem_answers(UPLOADED, NEGOTIATED, EXPLAINED)},
+        openapi_extra=image_body(),
+    )
+    async def gradcam(request: Request, query: Annotated[GradcamQuery, Query()]) -> Response:
+        """The film with a heat map on it (PNG, or JPEG by `Accept`), or the map in numbers with contours and caption (JSON).
+
+        A heat map is a hint, not the outline of a lesion. The judgement behind it is recorded like any other.
+        """
+        media_type = choose(call_of(request).headers.get("accept"), tuple(OUTPUTS))
+        options = query.options(OUTPUTS[media_type])
+        async with admitted_upload(request, room) as upload:
+            call, film = upload.call, only_file(upload)
+            found = await room.service.explain(film, call.principal, call.request_id, options, upload.admission)
+            if found.picture is None:
+                return Response(gradcam_response(found).model_dump_json(), media_type=media_type)
+            return Response(found.picture, media_type=media_type, headers=_facts(found))
+
+
+def _facts(found: Explanation) -> dict[str, str]:
+    """What a picture cannot say of itself. Every value is ours: names from the manifest and numbers."""
+    answer = found.answer
+    decision, film, maps = answer.judgement.decision, answer.judgement.radiograph, answer.judgement.maps
+    return {
+        "Vary": "Accept",
+        "CXR-Bundle": f"{answer.manifest.name}/{answer.manifest.version}",
+        "CXR-Label": decision.label,
+        "CXR-Target": ", ".join(m.target for m in maps),
+        "CXR-No-Positive-Evidence": ", ".join(m.target for m in maps if m.no_positive_evidence) or "none",
+        "CXR-Review-Required": str(decision.review_required).lower(),
+        "CXR-Film-Size": f"{film.width}x{film.height}",
+    }

@@ -1,0 +1,338 @@
+"""The HTTP contract: what each route answers, and how it is made from what the service returns.
+
+Numbers are written with nine significant digits, which holds a float32 exactly. A document's version is `API_VERSION`; members may be
+added within a version, never renamed or removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.bundle.manifest import Manifest, OperatingPoint
+from app.domain import ActivationMap, Decision, Geometry, Judgement, Rule, Task
+
+if TYPE_CHECKING:
+    from app.service import Answer, Contour, Explanation
+
+API_VERSION: Final = "1"
+DISCLAIMER: Final = (
+    "Calibrated risk score for decision support, not a diagnosis. A heat map is a hint, not the outline of a lesion. "
+    "A qualified person must read the film."
+)
+MAP_DECIMALS = 4
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Bundle(_Answer):
+    name: str
+    version: str
+    digest: str = Field(description="SHA-256 of the bundle's manifest, hex.")
+
+
+class Engine(_Answer):
+    name: str
+    version: str
+    precision: str = Field(description="The effective one.")
+
+
+class Image(_Answer):
+    """What was judged. The hash is over the bytes as received."""
+
+    sha256: str
+    width: int = Field(description="px")
+    height: int = Field(description="px")
+    format: Literal["jpeg", "png", "dicom"] = Field(description="By content, never by name.")
+    view: str | None = None
+    acquisition: dict[str, str | int | float] = {}
+
+
+class Prediction(_Answer):
+    label: str
+    positive: list[str] = Field(description="Classes at or above their threshold.")
+    rule: Rule
+
+
+class ClassScore(_Answer):
+    """Margins and logits in logit units; a decision compares `margin` with `threshold_margin`, probabilities are for people."""
+
+    name: str
+    probability: float
+    logit: float
+    margin: float
+    threshold_margin: float | None
+    threshold_probability: float | None
+    positive: bool
+
+
+class Interval(_Answer):
+    sensitivity: tuple[float, float] | None
+    specificity: tuple[float, float] | None
+
+
+class Measured(_Answer):
+    """What the operating point did on `n` films of `data`; `ci` are 95 % intervals."""
+
+    sensitivity: float
+    specificity: float
+    ci: Interval
+    data: str
+    n: int
+
+
+class OperatingPointUsed(_Answer):
+    name: str
+    rule: Rule
+    target: str
+    measured: dict[str, Measured] = Field(description="By class.")
+
+
+class Review(_Answer):
+    required: bool
+    reasons: list[str]
+
+
+class Warning_(_Answer):  # noqa: N801 - not the built-in
+    model_config = ConfigDict(title="Warning", frozen=True, extra="forbid")
+    code: str
+    message: str
+
+
+class Calibration(_Answer):
+    method: Literal["none", "temperature", "platt", "isotonic"]
+    parameters: dict[str, Any]
+
+
+class Contours(_Answer):
+    """Outlines of the regions where the map reaches `level`: closed polygons of [x, y] in pixels of the original film."""
+
+    level: float
+    polygons: list[list[tuple[int, int]]]
+
+
+class HeatMap(_Answer):
+    """One explanation on the network's feature grid, row by row, 0 to 1. Zeros where `no_positive_evidence`."""
+
+    target: str
+    method: str
+    negated: bool = Field(description="The negative class of a binary bundle was explained: minus the logit.")
+    no_positive_evidence: bool
+    height: int
+    width: int
+    values: list[list[float]]
+    contours: Contours | None
+    caption: str | None
+
+
+class GeometryUsed(_Answer):
+    """How the network's square input lies on the film, px; maps a heat map back to the film.
+
+    The crop of the original was resized to `resized_*` and put at `pad_*` of a `size` x `size` square; a heat map covers that square.
+    """
+
+    original_height: int
+    original_width: int
+    crop_top: int
+    crop_left: int
+    crop_height: int
+    crop_width: int
+    resized_height: int
+    resized_width: int
+    pad_top: int
+    pad_left: int
+    size: int
+
+
+class PredictAnswer(_Answer):
+    """`POST /predict`. `confidence`: highest class probability, whatever the operating point; null for multilabel."""
+
+    api_version: str
+    request_id: str
+    bundle: Bundle
+    engine: Engine
+    image: Image
+    task: Task
+    prediction: Prediction
+    confidence: float | None
+    classes: list[ClassScore] = Field(description="Highest probability first.")
+    operating_point: OperatingPointUsed
+    review: Review
+    warnings: list[Warning_]
+    calibration: Calibration
+    timing_ms: dict[str, float]
+    disclaimer: str
+    geometry: GeometryUsed
+    explanations: list[HeatMap] = Field(description="Empty unless `explain=true`.")
+
+
+class Problem(BaseModel):
+    """RFC 9457. `type` is `urn:cxr-triage:problem:<code>`; scripts rely on `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+class BatchItem(_Answer):
+    """One of `result` and `problem`. `index`: place of the file in the request, from 0."""
+
+    index: int
+    result: PredictAnswer | None
+    problem: Problem | None
+
+
+class BatchAnswer(_Answer):
+    """`POST /batch_predict`: one item per file, in the order of the files."""
+
+    api_version: str
+    request_id: str
+    results: list[BatchItem]
+
+
+class GradcamAnswer(_Answer):
+    """`POST /gradcam` as application/json."""
+
+    api_version: str
+    request_id: str
+    explanations: list[HeatMap]
+    geometry: GeometryUsed
+    prediction: PredictAnswer
+    disclaimer: str
+
+
+class Live(_Answer):
+    status: Literal["alive"] = "alive"
+
+
+class ServingEngine(Engine):
+    threads: int = Field(description="Threads per call.")
+
+
+class Health(_Answer):
+    """`GET /health`: always 200 while the process answers; `ready` is what `/health/ready` says with its status."""
+
+    api_version: str
+    version: str
+    ready: bool
+    reason: str | None
+    bundle: str | None
+    engine: ServingEngine | None
+
+
+def prediction_response(answer: Answer, *, with_maps: bool = True) -> PredictAnswer:
+    """The answer to one film; the command line prints the same."""
+    judgement, manifest = answer.judgement, answer.manifest
+    decision, film, engine = judgement.decision, judgement.radiograph, judgement.engine
+    return PredictAnswer(
+        api_version=API_VERSION,
+        request_id=answer.request_id,
+        bundle=Bundle(name=manifest.name, version=manifest.version, digest=answer.digest),
+        engine=Engine(name=engine.name, version=engine.version, precision=engine.precision),
+        image=Image(
+            sha256=film.sha256,
+            width=film.width,
+            height=film.height,
+            format=film.format,
+            view=film.view,
+            acquisition=dict(film.acquisition),
+        ),
+        task=decision.task,
+        prediction=Prediction(label=decision.label, positive=list(decision.positive), rule=decision.rule),
+        confidence=_number(decision.confidence),
+        classes=_classes(decision),
+        operating_point=_operating_point(answer.point),
+        review=Review(required=decision.review_required, reasons=[str(r) for r in decision.review_reasons]),
+        warnings=[Warning_(code=n.code, message=n.message) for n in judgement.notices],
+        calibration=_calibration(manifest),
+        timing_ms={stage: round(ms, 3) for stage, ms in judgement.timing_ms.items()},
+        disclaimer=DISCLAIMER,
+        geometry=_geometry(judgement),
+        explanations=_maps(judgement.maps) if with_maps else [],
+    )
+
+
+def gradcam_response(explanation: Explanation) -> GradcamAnswer:
+    """An explanation in numbers. The prediction inside does not repeat the maps."""
+    answer = explanation.answer
+    return GradcamAnswer(
+        api_version=API_VERSION,
+        request_id=answer.request_id,
+        explanations=_maps(answer.judgement.maps, explanation.contours, explanation.captions),
+        geometry=_geometry(answer.judgement),
+        prediction=prediction_response(answer, with_maps=False),
+        disclaimer=DISCLAIMER,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.9g}")
+
+
+def _classes(decision: Decision) -> list[ClassScore]:
+    return [
+        ClassScore(
+            name=c.name,
+            probability=float(f"{c.probability:.9g}"),
+            logit=float(f"{c.logit:.9g}"),
+            margin=float(f"{c.margin:.9g}"),
+            threshold_margin=_number(c.threshold_margin),
+            threshold_probability=_number(c.threshold_probability),
+            positive=c.positive,
+        )
+        for c in decision.classes
+    ]
+
+
+def _operating_point(point: OperatingPoint) -> OperatingPointUsed:
+    measured = {
+        label: Measured(
+            sensitivity=m.sensitivity.value,
+            specificity=m.specificity.value,
+            ci=Interval(sensitivity=m.sensitivity.ci, specificity=m.specificity.ci),
+            data=m.data,
+            n=m.n,
+        )
+        for label, m in point.measured.items()
+    }
+    return OperatingPointUsed(name=point.name, rule=point.rule, target=point.target, measured=measured)
+
+
+def _calibration(manifest: Manifest) -> Calibration:
+    parameters = manifest.calibration.model_dump(mode="json")
+    return Calibration(method=parameters.pop("method"), parameters=parameters)
+
+
+def _maps(
+    maps: Sequence[ActivationMap], contours: Sequence[Contour] = (), captions: Sequence[str] = ()
+) -> list[HeatMap]:
+    return [
+        HeatMap(
+            target=m.target,
+            method=m.method,
+            negated=m.negated,
+            no_positive_evidence=m.no_positive_evidence,
+            height=m.values.shape[0],
+            width=m.values.shape[1],
+            values=[[round(v, MAP_DECIMALS) for v in row] for row in m.values.tolist()],
+            contours=_contours(contours[i]) if i < len(contours) else None,
+            caption=captions[i] if i < len(captions) else None,
+        )
+        for i, m in enumerate(maps)
+    ]
+
+
+def _contours(found: Contour) -> Contours:
+    return Contours(level=found.level, polygons=[list(p) for p in found.polygons])
+
+
+def _geometry(judgement: Judgement) -> GeometryUsed:
+    g: Geometry = judgement.geometry
+    return GeometryUsed(**{name: getattr(g, name) for name in GeometryUsed.model_fields})

@@ -1,0 +1,152 @@
+"""How `cxr serve` reads from a socket: little, bounded, and not before it was asked to.
+
+uvicorn's own protocol takes up to 256 kB from the kernel at a time, keeps reading while the application decides, and bounds neither
+the size of the headers nor the time they take. `BoundedConnection` reads at most `RECEIVE_BYTES` at a time, stops at the end of the
+headers until the application asks for the body, and gives the headers a size and a deadline. So a 9 MB upload with a bad key costs
+one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+RECEIVE_BYTES = 61_440
+HEADERS_MAX_BYTES = 32_768
+HEADERS_DEADLINE_S = 10.0
+LINGER_S = 0.25
+
+
+class _Http(HttpToolsProtocol):
+    """uvicorn's protocol, which says when the headers are complete and answers what is no HTTP in our own form."""
+
+    headers_open = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request's headers are complete and its answer is not."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.headers_open
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client may still be sending a request that is already answered."""
+        return self.headers_open or (self.cycle is not None and self.cycle.more_body)
+
+    def on_message_begin(self) -> None:
+        self.headers_open = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.headers_open = False
+        super().on_headers_complete()
+        self.flow.pause_reading()  # resumed when the application asks for the body, or at the end of its answer
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the text names the parser's complaint; ours is fixed
+        self.refuse(400, "malformed_request", "Malformed request", "The request is not HTTP/1.1.")
+
+    def refuse(self, status: int, code: str, title: str, detail: str) -> None:
+        """Answer and close, for what never becomes a request. The shape is that of `app.api.problems`."""
+        request_id = uuid.uuid4().hex
+        problem = {"type": f"urn:cxr-triage:problem:{code}", "title": title, "status": status, "detail": detail}
+        body = json.dumps(problem | {"code": code, "request_id": request_id}).encode()
+        head = (
+            f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+class _Lingering:
+    """A transport whose `close`, while a body is unread, first only ends our side and reads no more.
+
+    Closing a socket with unread data makes the kernel send a reset, which can overtake the answer: a client still busy sending then
+    never sees why (RFC 9112 section 9.6). Whatever else the transport can do it still does.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, unread: Callable[[], bool]
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._unread = unread
+        self._lingering = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not (self._unread() and self._transport.can_write_eof()):
+            self._transport.close()
+            return
+        self._lingering = True
+        self._transport.pause_reading()
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_S, self._transport.close)
+
+
+class BoundedConnection(asyncio.BufferedProtocol):
+    """Give this class to `uvicorn.Config(http=...)`. It owns the buffer that the event loop reads into and drives `_Http`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._loop = _loop or asyncio.get_running_loop()
+        self._http = _Http(config, server_state, app_state, _loop=self._loop)
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._header_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        real = cast("asyncio.Transport", transport)
+        self._http.connection_made(cast("asyncio.Transport", _Lingering(real, self._loop, lambda: self._http.unread)))
+        self._expect_headers()
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the loop's wish; the bound is ours
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._http.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+        self._header_bytes = self._header_bytes + nbytes if self._http.headers_open else 0
+        if self._header_bytes >= HEADERS_MAX_BYTES:
+            self._http.refuse(431, "headers_too_large", "Headers too large", "The headers are larger than 32 kB.")
+        if self._http.busy:
+            self._stop_deadline()
+        else:
+            self._expect_headers()
+
+    def eof_received(self) -> None:
+        self._http.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        self._http.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._http.resume_writing()
+
+    def _expect_headers(self) -> None:
+        if self._deadline is None:
+            self._deadline = self._loop.call_later(HEADERS_DEADLINE_S, self._http.transport.close)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
