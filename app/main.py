@@ -38,8 +38,24 @@ def create_app(settings: Settings) -> FastAPI:
         queue_max=settings.queue_max,
         queue_timeout_s=settings.queue_timeout_s,
     )
-    bundles = LiveBundles(BundleStore(settings.bundles_dir), records, pin=settings.bundle, poll_s=settings.bundle_poll_s)
+    bundles = LiveBundles(
+        BundleStore(settings.bundles_dir),
+        records,
+        pin=settings.bundle,
+        poll_s=settings.bundle_poll_s,
+        changed=lambda live: metrics.serve_bundle(
+            live.manifest, live.bundle.digest, live.engine.info, live.bundle.reference
+        ),
+    )
     service = TriageService(settings=settings, records=records, scheduler=scheduler, bundles=bundles, metrics=metrics)
+
+    metrics.set_limits(places=scheduler.workers + settings.queue_max, version=version("cxr-triage"))
+    metrics.watch(
+        ready=lambda: service.readiness().ready,
+        queued=lambda: scheduler.queued,
+        running=lambda: scheduler.running,
+        audit_healthy=lambda: records.healthy,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import structlog
@@ -21,17 +21,16 @@ from app import drift, explain, preprocessing
 from app.bundle.manifest import Manifest, OperatingPoint
 from app.decision import decide
 from app.domain import ActivationMap, Geometry, Judgement, Notice, Principal, Radiograph
-from app.errors import CxrError, ImageError, InternalError, RefusedError, RequestError, UnavailableError
+from app.errors import ConflictError, CxrError, ImageError, InternalError, RefusedError, RequestError, UnavailableError
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.quality import quality_notices, refuse_blank
 from app.inference.scheduler import Admission, Scheduler
 from app.live import LiveBundle, LiveBundles
 from app.metrics import Metrics
-from app.records import AuditEvent, EventId, PredictionRecord, Records
+from app.records import AuditEvent, EventId, PredictionRecord, PredictionWindow, Records
 from app.settings import Settings
 
 log = structlog.get_logger("cxr.service")
-T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 Method = Literal["gradcam", "gradcam++"]
 
@@ -103,6 +102,18 @@ class _Drawn:
     contours: tuple[Contour, ...] = ()
     captions: tuple[str, ...] = ()
     picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One question about one film, with everything that was settled before its turn came."""
+
+    kind: Literal["predict", "gradcam"]
+    principal: Principal
+    request_id: str
+    live: LiveBundle
+    point: OperatingPoint
+    wanted: ExplainOptions | None
 
 
 class _Refusal(Exception):  # noqa: N818 - carries a refusal from the worker to the loop, with the hash of what was refused
@@ -181,12 +192,8 @@ class TriageService:
         live = self.live
         point = _operating_point(live.manifest, options.operating_point)
         wanted = ExplainOptions(output="json") if options.explain else None
-
-        def job() -> _Drawn:
-            return self._judge(data, live, point, wanted)
-
-        drawn = await self._run(job, admission, "predict", principal, request_id, data)
-        return await self._recorded("predict", drawn.judgement, live, point, principal, request_id)
+        _, answer = await self._answer(data, _Ask("predict", principal, request_id, live, point, wanted), admission)
+        return answer
 
     async def explain(
         self, data: Buffer, principal: Principal, request_id: str, options: ExplainOptions, admission: Admission
@@ -196,13 +203,10 @@ class TriageService:
         point = _operating_point(live.manifest, options.operating_point)
         if options.target is not None and options.target not in live.manifest.classes:
             raise RequestError("unknown_target", known=", ".join(live.manifest.classes))
-        live.head.require()
-
-        def job() -> _Drawn:
-            return self._judge(data, live, point, options)
-
-        drawn = await self._run(job, admission, "gradcam", principal, request_id, data)
-        answer = await self._recorded("gradcam", drawn.judgement, live, point, principal, request_id)
+        if not live.head.available:
+            raise ConflictError("explanation_unavailable", what="heat maps")
+        ask = _Ask("gradcam", principal, request_id, live, point, options)
+        drawn, answer = await self._answer(data, ask, admission)
         return Explanation(answer, drawn.contours, drawn.captions, drawn.picture)
 
     async def drift(self, window_hours: float | None, principal: Principal, request_id: str) -> drift.DriftReport:
@@ -212,18 +216,42 @@ class TriageService:
         since = until - timedelta(hours=window_hours or self._settings.drift_window_hours)
         window = await self._records.window(since, until, digest=live.bundle.digest)
         report = drift.drift_report(
-            live.bundle.reference, window, live.manifest.classes, minimum=self._settings.drift_min_predictions
+            live.bundle.reference,
+            _drift_window(window),
+            live.manifest.classes,
+            minimum=self._settings.drift_min_predictions,
         )
-        await self._records.record(
-            AuditEvent("drift_report", principal.key_id, {"request_id": request_id, "predictions": window.n})
-        )
+        facts = {"request_id": request_id, "predictions": window.n, "level": report.level}
+        await self._records.record(AuditEvent("drift_report", principal.key_id, facts))
         return report
 
     # steps
 
-    def _judge(self, data: Buffer, live: LiveBundle, point: OperatingPoint, wanted: ExplainOptions | None) -> _Drawn:
+    async def _answer(self, data: Buffer, ask: _Ask, admission: Admission) -> tuple[_Drawn, Answer]:
+        """Judge on a worker; record what is decided, refused or broken before the client hears of it."""
+        key_id = ask.principal.key_id
+        facts: dict[str, Any] = {"request_id": ask.request_id, "route": ask.kind, "bytes": len(data)}
+        try:
+            drawn = await self._scheduler.run(lambda: self._judge(data, ask), admission)
+        except _Refusal as refusal:
+            error = refusal.error
+            self._metrics.observe_refusal(error.code)
+            facts |= {"code": error.code, "image_sha256": refusal.sha256}
+            await self._records.record(AuditEvent("refused", key_id, facts))
+            raise error from None
+        except CxrError as error:
+            if error.code == "overloaded":
+                self._records.count("overloaded", key_id)
+            raise
+        except Exception as error:
+            log.exception("request_failed", route=ask.kind)
+            await self._records.record(AuditEvent("internal_error", key_id, facts))
+            raise InternalError from error
+        return drawn, await self._recorded(drawn.judgement, ask)
+
+    def _judge(self, data: Buffer, ask: _Ask) -> _Drawn:
         """Everything between the bytes and the decision; runs on a worker thread."""
-        clock = _Clock()
+        clock, live = _Clock(), ask.live
         try:
             radiograph = decode(data, self._limits)
             clock.lap("decode")
@@ -235,7 +263,7 @@ class TriageService:
         output = live.engine.run(prepared.tensor)
         clock.lap("network")
         notices = quality_notices(prepared.statistics, live.manifest.quality)
-        decision = decide(output.logits, live.manifest, point, quality_doubt=bool(notices))
+        decision = decide(output.logits, live.manifest, ask.point, quality_doubt=bool(notices))
         if radiograph.format != "dicom":
             notices = (*notices, _intended_use(live.manifest))
         judgement = Judgement(
@@ -248,66 +276,29 @@ class TriageService:
             feature_projection=drift.project(live.bundle.reference["projection"], explain.pooled(output.features)),
         )
         clock.lap("decide")
-        if wanted is None:
+        if ask.wanted is None:
             return _Drawn(replace(judgement, timing_ms=clock.laps))
-        drawn = _explain(judgement, output.features, live, wanted, self._settings.overlay_max_px)
+        drawn = _explain(judgement, output.features, live, ask.wanted, self._settings.overlay_max_px)
         clock.lap("explain")
         return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
 
-    async def _run(
-        self,
-        job: Callable[[], T],
-        admission: Admission,
-        route: str,
-        principal: Principal,
-        request_id: str,
-        data: Buffer,
-    ) -> T:
-        """Run a job; record what it refuses and what breaks, each before the client hears of it."""
-        facts: dict[str, Any] = {"request_id": request_id, "route": route, "bytes": len(data)}
-        try:
-            return await self._scheduler.run(job, admission)
-        except _Refusal as refusal:
-            error = refusal.error
-            self._metrics.observe_refusal(error.code)
-            event = AuditEvent(
-                "refused", principal.key_id, {**facts, "code": error.code, "image_sha256": refusal.sha256}
-            )
-            await self._records.record(event)
-            raise error from None
-        except CxrError as error:
-            if error.code == "overloaded":
-                self._records.count("overloaded", principal.key_id)
-            raise
-        except Exception as error:
-            log.exception("request_failed", route=route)
-            await self._records.record(AuditEvent("internal_error", principal.key_id, facts))
-            raise InternalError from error
-
-    async def _recorded(
-        self,
-        kind: str,
-        judgement: Judgement,
-        live: LiveBundle,
-        point: OperatingPoint,
-        principal: Principal,
-        request_id: str,
-    ) -> Answer:
-        record = prediction_record(judgement, live, principal, request_id)
-        start = time.perf_counter()
-        if kind == "predict":
-            event = AuditEvent(kind, principal.key_id, {"request_id": request_id})
+    async def _recorded(self, judgement: Judgement, ask: _Ask) -> Answer:
+        """Make the answer durable. A prediction has its own row; an explanation's decision stands in its event."""
+        record = prediction_record(judgement, ask.live, ask.principal, ask.request_id)
+        begun = time.perf_counter()
+        if ask.kind == "predict":
+            event = AuditEvent(ask.kind, ask.principal.key_id, {"request_id": ask.request_id})
             event_id = await self._records.record(event, prediction=record)
         else:
             payload = {**record.as_payload(), "explained": [_map_facts(m) for m in judgement.maps]}
-            event_id = await self._records.record(AuditEvent(kind, principal.key_id, payload))
-        timing = {**judgement.timing_ms, "audit": (time.perf_counter() - start) * 1e3}
+            event_id = await self._records.record(AuditEvent(ask.kind, ask.principal.key_id, payload))
+        timing = {**judgement.timing_ms, "audit": (time.perf_counter() - begun) * 1e3}
         judgement = replace(judgement, timing_ms=timing)
         try:
-            self._metrics.observe_judgement(judgement, live.ref, live.bundle.reference)
+            self._metrics.observe_judgement(judgement, ask.live.ref, ask.live.bundle.reference)
         except Exception:  # metrics cannot fail a request
             log.exception("metrics_failed")
-        return Answer(request_id, live.bundle.digest, live.manifest, point, judgement, event_id)
+        return Answer(ask.request_id, ask.live.bundle.digest, ask.live.manifest, ask.point, judgement, event_id)
 
 
 class _Clock:
@@ -330,6 +321,18 @@ def _operating_point(manifest: Manifest, name: str | None) -> OperatingPoint:
     return point
 
 
+def _drift_window(window: PredictionWindow) -> drift.DriftWindow:
+    """The rows of a window as the statistics want them."""
+    return drift.DriftWindow(
+        since=window.since,
+        until=window.until,
+        n=window.n,
+        statistics=window.statistics,
+        labels=window.labels,
+        projections=window.projections,
+    )
+
+
 def _intended_use(manifest: Manifest) -> Notice:
     return Notice(
         "intended_use_unverified",
@@ -342,7 +345,9 @@ def _explain(
 ) -> _Drawn:
     """Maps, contours and, where asked for, the picture."""
     maps = tuple(
-        explain.activation_map(features, live.head, target=target, logit_index=index, negated=negated, method=wanted.method)
+        explain.activation_map(
+            features, live.head, target=target, logit_index=index, negated=negated, method=wanted.method
+        )
         for target in _targets(judgement, wanted)
         for index, negated in [explain.logit_of(live.manifest.task, live.manifest.classes, target)]
     )
@@ -351,14 +356,20 @@ def _explain(
     captions = tuple(explain.caption(m, judgement.decision) for m in maps)
     if wanted.output == "json":
         return _Drawn(judgement, contours, captions)
-    limit = None if wanted.full_size else max_px
-    pixels = preprocessing.to_gray8(judgement.radiograph, live.manifest.input)
-    panels = [
-        explain.render_overlay(pixels, preprocessing.to_original(m.values, judgement.geometry, max_px=limit), wanted.alpha)
-        for m in maps
-    ]
-    picture = explain.encode_overlay(np.hstack(panels) if len(panels) > 1 else panels[0], wanted.output)
+    picture = _picture(judgement, live.manifest, wanted, None if wanted.full_size else max_px)
     return _Drawn(judgement, contours, captions, picture)
+
+
+def _picture(judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, max_px: int | None) -> bytes:
+    """The overlays side by side, one per map; each film's longest side at most `max_px`."""
+    film = preprocessing.to_eight_bit(judgement.radiograph.pixels, manifest.input.sixteen_bit)
+    heats = [preprocessing.to_original(m.values, judgement.geometry, max_px=_HEAT_PX) for m in judgement.maps]
+    panels = len(heats)
+    height, width = film.shape
+    if max_px is not None:
+        max_px = round(max(height, panels * width) * min(1.0, max_px / max(height, width)))
+    output: Literal["png", "jpeg"] = "jpeg" if wanted.output == "jpeg" else "png"
+    return explain.overlay_bytes(np.tile(film, (1, panels)), np.hstack(heats), wanted.alpha, output, max_px=max_px)
 
 
 def _targets(judgement: Judgement, wanted: ExplainOptions) -> list[str]:
@@ -368,6 +379,7 @@ def _targets(judgement: Judgement, wanted: ExplainOptions) -> list[str]:
 
 
 CONTOUR_LEVEL = 0.5
+_HEAT_PX = 512  # the heat is smooth: drawn at this size, then enlarged with the picture
 _CONTOUR_PX = 256  # maps are up-sampled to this before their outline is taken; the outline is then scaled to the film
 
 
@@ -386,7 +398,9 @@ def _map_facts(heat: ActivationMap) -> Mapping[str, Any]:
     return {"target": heat.target, "method": heat.method, "no_positive_evidence": heat.no_positive_evidence}
 
 
-def prediction_record(judgement: Judgement, live: LiveBundle, principal: Principal, request_id: str) -> PredictionRecord:
+def prediction_record(
+    judgement: Judgement, live: LiveBundle, principal: Principal, request_id: str
+) -> PredictionRecord:
     """The row of one answer: what was seen (numbers only), what was decided, by which bundle and engine, for which key."""
     decision, film = judgement.decision, judgement.radiograph
     return PredictionRecord(
@@ -414,4 +428,13 @@ def prediction_record(judgement: Judgement, live: LiveBundle, principal: Princip
     )
 
 
-__all__ = ["Answer", "Contour", "ExplainOptions", "Explanation", "PredictOptions", "Radiograph", "Readiness", "TriageService"]
+__all__ = [
+    "Answer",
+    "Contour",
+    "ExplainOptions",
+    "Explanation",
+    "PredictOptions",
+    "Radiograph",
+    "Readiness",
+    "TriageService",
+]

@@ -10,7 +10,6 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -100,7 +99,9 @@ def _describe(load: Load) -> str:
     p50, p95, p99 = (load.percentile_ms(q) for q in (50, 95, 99))
     errors = sum(n for status, n in load.statuses.items() if status != 200)
     cpu = load.server_cpu_s / max(1, len(load.latencies_s)) * 1e3
-    return f"{load.per_second:.1f}/s, p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms, {cpu:.1f} CPU-ms each, {errors} errors"
+    return (
+        f"{load.per_second:.1f}/s, p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms, {cpu:.1f} CPU-ms each, {errors} errors"
+    )
 
 
 def latency(report: Report, server: Server, key: str, films: list[bytes], requests: int) -> None:
@@ -178,7 +179,9 @@ def main() -> None:
     report.row("film", f"{FILM_PX} x {FILM_PX} px JPEG, {sum(map(len, films)) / len(films) / 1e3:.0f} kB")
     startup(report, runs=2 if options.quick else 5)
     floor_rate, floor_cpu = floor(films, 2 if options.quick else 10)
-    report.row("floor: decode + preprocess + network in process, all cores", f"{floor_rate:.1f}/s, {floor_cpu:.1f} CPU-ms each")
+    report.row(
+        "floor: decode + preprocess + network in process, all cores", f"{floor_rate:.1f}/s, {floor_cpu:.1f} CPU-ms each"
+    )
     with serving(rate_limit_per_minute=10_000_000) as server:
         report.row("median fdatasync of the state folder", f"{fsync_ms(server.state):.2f} ms")
         key = server.key("service")
@@ -199,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

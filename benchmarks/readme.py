@@ -52,7 +52,9 @@ def first_answer() -> str:
     film = encode_jpeg(phantom(1))
     with serving() as server:
         key = server.key("technician")
-        answer: dict[str, Any] = server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").json()
+        answer: dict[str, Any] = server.request(
+            "POST", "/predict", key=key, body=film, Content_Type="image/jpeg"
+        ).json()
     answer["timing_ms"] = {name: round(value, 1) for name, value in answer["timing_ms"].items()}
     return f"```json\n{json.dumps(answer, indent=2)}\n```"
 

@@ -52,7 +52,9 @@ class Server:
 
     def cxr(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `cxr` command on this service's state."""
-        return subprocess.run([*CXR, *arguments], env=self.env, check=check, capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [*CXR, *arguments], env=self.env, check=check, capture_output=True, text=True, timeout=120
+        )
 
     def key(self, role: str) -> str:
         """A new key of that role."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from types import FrameType
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from fastapi import FastAPI
 
 from app import logs
 from app.main import create_app
+from app.records import Records
 from app.settings import Settings
 
 
@@ -26,6 +29,22 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _first_admin_key(records: Records, settings: Settings) -> None:
+    """On a database without any key: make an admin key, for the eyes at a terminal or a private file, never for a log."""
+    secret = records.keys.ensure_admin_key()
+    if secret is None:
+        return
+    if sys.stderr.isatty():
+        typer.echo(f"First start. Admin key, shown this once: {secret}", err=True)
+        return
+    path = settings.state_dir / "admin.key"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(f"{secret}\n")
+    typer.echo(f"First start. The admin key is in {path}; move it to a safe place and delete the file.", err=True)
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (CXR_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (CXR_PORT).")] = None,
@@ -39,6 +58,7 @@ def serve(
     settings = settings.model_copy(update={k: v for k, v in {"host": host, "port": port}.items() if v is not None})
     logs.configure(settings.log_level)
     app = create_app(settings)
+    _first_admin_key(app.state.records, settings)
     config = uvicorn.Config(
         app,
         host=settings.host,

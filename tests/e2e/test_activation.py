@@ -74,6 +74,8 @@ def test_a_pinned_service_answers_pinned(bundles: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_line_teaches() -> None:
-    shown = subprocess.run([sys.executable, "-m", "app.cli", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "app.cli", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     for command in ("serve", "predict", "phantom", "keys", "bundles", "audit"):
         assert command in shown

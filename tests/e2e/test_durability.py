@@ -32,7 +32,8 @@ def _load(server: Server, key: str, film: bytes, clients: int, seconds: float) -
     answered: list[str] = []
     stop = threading.Event()
     threads = [
-        threading.Thread(target=_predict_until_it_dies, args=(server, key, film, answered, stop)) for _ in range(clients)
+        threading.Thread(target=_predict_until_it_dies, args=(server, key, film, answered, stop))
+        for _ in range(clients)
     ]
     for thread in threads:
         thread.start()
@@ -95,7 +96,7 @@ def test_no_answer_leaves_before_the_fdatasync_that_follows_its_insert(
         elif "pwrite64(" in line and "cxr.sqlite3-wal" in line:
             for found in re.findall(r"[0-9a-f]{32}", line):
                 inserted.setdefault(found, number)
-        elif "HTTP/1.1 200" in line and (match := re.search(r'x-request-id: ([0-9a-f]{32})', line, re.IGNORECASE)):
+        elif "HTTP/1.1 200" in line and (match := re.search(r"x-request-id: ([0-9a-f]{32})", line, re.IGNORECASE)):
             sent.setdefault(match[1], number)
     checked = [request_id for request_id in answered if request_id in inserted and request_id in sent]
     print(f"strace: {len(answered)} answers, {len(checked)} with both ends traced, {len(syncs)} syncs")
@@ -125,7 +126,9 @@ def test_a_locked_database_gives_503_and_no_answer_then_recovers(
 def test_a_full_disk_gives_503_and_no_answer_then_recovers(bundles_dir: Path, film: bytes, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(state)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(state)], capture_output=True, check=False
+    )
     if mounted.returncode != 0:
         pytest.skip("cannot mount a small tmpfs here (needs root)")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import socket
 import subprocess
 import time
@@ -33,7 +33,9 @@ def test_every_hostile_image_is_refused_with_its_code_in_bounded_memory(bundles_
         peak = server.peak_rss_bytes()
         time.sleep(1)
         after = server.rss_bytes()
-        print(f"hostile corpus: {len(corpus)} images, idle {idle / MIB:.0f}, peak {peak / MIB:.0f}, after {after / MIB:.0f} MiB")
+        print(
+            f"hostile corpus: {len(corpus)} images, idle {idle / MIB:.0f}, peak {peak / MIB:.0f}, after {after / MIB:.0f} MiB"
+        )
         assert peak <= idle + 300 * MIB
         assert after <= idle + 64 * MIB
         assert server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
@@ -44,13 +46,17 @@ def _read_by(trace: Path, marker: str) -> int:
     """Bytes the process read from sockets, by the return values in an strace log."""
     total = 0
     for line in trace.read_text(errors="replace").splitlines():
-        if any(call in line for call in ("recvfrom(", "recvmsg(", "read(", "recv(")) and marker in line and " = " in line:
+        if (
+            any(call in line for call in ("recvfrom(", "recvmsg(", "read(", "recv("))
+            and marker in line
+            and " = " in line
+        ):
             result = line.rsplit(" = ", 1)[1].split()[0]
             total += max(0, int(result)) if result.lstrip("-").isdigit() else 0
     return total
 
 
-@pytest.mark.skipif(subprocess.run(["which", "strace"], capture_output=True).returncode != 0, reason="strace is not here")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")
 def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Server, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     tracer = subprocess.Popen(
@@ -85,11 +91,13 @@ def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Ser
     read = _read_by(trace, f":{server.port}->")
     print(f"9 MB with a bad key: {read} bytes read from the socket")
     assert 0 < read <= 65_536
-    created = [line for line in trace.read_text(errors="replace").splitlines() if "O_CREAT" in line and "= -1" not in line]
+    created = [
+        line for line in trace.read_text(errors="replace").splitlines() if "O_CREAT" in line and "= -1" not in line
+    ]
     assert created == []
 
 
 def test_nothing_is_written_but_the_state_folder(server: Server, key: str, film: bytes) -> None:
-    held = {os.readlink(p) for p in Path(f"/proc/{server.process.pid}/fd").iterdir() if p.is_symlink()}
+    held = {str(p.readlink()) for p in Path(f"/proc/{server.process.pid}/fd").iterdir() if p.is_symlink()}
     files = {f for f in held if f.startswith("/") and not f.startswith(("/dev", "/proc", str(server.state)))}
     assert not {f for f in files if "/tmp" in f and not f.startswith(str(server.state))}

@@ -1,0 +1,90 @@
+"""`cxr predict` and `cxr phantom`: one film through the same service object as over HTTP, and a film that belongs to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from prometheus_client import CollectorRegistry
+
+from app.api.schemas import prediction_response
+from app.bundle.store import BundleStore
+from app.cli.session import open_records, operator
+from app.domain import Principal, Role
+from app.errors import CxrError, ImageError, RefusedError, RequestError
+from app.imaging.decode import limit_threads
+from app.imaging.phantom import encode_jpeg, encode_png, phantom
+from app.inference.scheduler import Scheduler
+from app.live import LiveBundles
+from app.metrics import Metrics
+from app.service import Answer, PredictOptions, TriageService
+
+
+def predict(
+    films: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", exists=True, dir_okay=False)],
+    operating_point: Annotated[str | None, typer.Option(help="An operating point of the live bundle.")] = None,
+) -> None:
+    """Judge films without a running service: the same steps, limits and audit trail. Prints the answer as JSON, one line a film.
+
+    Exit status 1 if any film was refused; its reason is on standard error.
+    """
+    refused = False
+    with open_records() as (settings, records):
+        limit_threads()
+        scheduler = Scheduler(workers=1, queue_max=1, queue_timeout_s=settings.queue_timeout_s)
+        bundles = LiveBundles(
+            BundleStore(settings.bundles_dir), records, pin=settings.bundle, poll_s=settings.bundle_poll_s
+        )
+        bundles.load_live()
+        service = TriageService(
+            settings=settings,
+            records=records,
+            scheduler=scheduler,
+            bundles=bundles,
+            metrics=Metrics(CollectorRegistry()),
+        )
+        try:
+            for path in films:
+                outcome = asyncio.run(_one(service, path.read_bytes(), operating_point))
+                if isinstance(outcome, Answer):
+                    typer.echo(prediction_response(outcome).model_dump_json())
+                else:
+                    refused = True
+                    typer.echo(f"{path}: {outcome}", err=True)
+        finally:
+            scheduler.close()
+    if refused:
+        sys.exit(1)
+
+
+async def _one(service: TriageService, data: bytes, operating_point: str | None) -> Answer | CxrError:
+    who = Principal(key_id=f"cli:{operator()}", name=operator(), role=Role.ADMIN)
+    try:
+        with service.admit() as admission:
+            return await service.predict(
+                data, who, uuid.uuid4().hex, PredictOptions(operating_point=operating_point), admission
+            )
+    except (ImageError, RefusedError, RequestError) as error:
+        return error
+
+
+def write_phantom(
+    out: Annotated[Path, typer.Option(help="File to write; .png or .jpg decides the format.", dir_okay=False)],
+    seed: Annotated[int, typer.Option(help="Same seed, same film.", min=0)] = 0,
+    height: Annotated[int, typer.Option(help="px", min=64, max=8192)] = 512,
+    width: Annotated[int, typer.Option(help="px", min=64, max=8192)] = 448,
+    opacity: Annotated[bool, typer.Option(help="Draw an opacity in one lung.")] = False,
+) -> None:
+    """Write a generated chest-like test image: for a first request, for tests, for demonstrations. No patient was involved."""
+    film = phantom(seed, height=height, width=width, opacity=opacity)
+    match out.suffix.lower():
+        case ".png":
+            out.write_bytes(encode_png(film))
+        case ".jpg" | ".jpeg":
+            out.write_bytes(encode_jpeg(film))
+        case _:
+            raise typer.BadParameter("must end in .png, .jpg or .jpeg", param_hint="--out")

@@ -1,0 +1,178 @@
+"""Which bundle is live: chosen at start, loaded, verified, self-tested; swapped on request; the old one serves until the new one does.
+
+The live bundle is the newest activation in the append-only bundle history. `model_bundles/latest` only seeds an empty history.
+Activation is a request in that history: each process notices it, loads and verifies, swaps between requests, and writes the outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from app.bundle.manifest import Manifest
+from app.bundle.store import BundleRef, BundleStore, VerifiedBundle
+from app.errors import BundleError, CxrError
+from app.explain import Head
+from app.inference.engine import Engine, OnnxRuntimeEngine
+from app.records import Records
+from app.records.history import HistoryRow
+from app.selftest import self_test
+
+log = structlog.get_logger("cxr.live")
+
+
+@dataclass(frozen=True)
+class LiveBundle:
+    """A bundle that passed everything, with the engine that runs it."""
+
+    bundle: VerifiedBundle
+    engine: Engine
+    head: Head
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def ref(self) -> BundleRef:
+        return self.bundle.ref
+
+
+def load_bundle(store: BundleStore, ref: BundleRef) -> LiveBundle:
+    """Verify, build the engine, run the golden self-test.
+
+    Raises:
+        BundleError: what is wrong, by name.
+    """
+    bundle = store.verify(ref)
+    engine = OnnxRuntimeEngine(bundle.network)
+    self_test(bundle, engine)
+    return LiveBundle(bundle, engine, Head.from_tensors(bundle.manifest.network.explanation, bundle.head))
+
+
+class LiveBundles:
+    """The live bundle of this process and the thread that watches for activation requests.
+
+    Args:
+        pin: `name/version`; then nothing else is ever loaded and requests are answered `pinned`.
+        poll_s: how often to look for requests, seconds.
+        changed: called with each bundle that becomes live.
+    """
+
+    def __init__(
+        self,
+        store: BundleStore,
+        records: Records,
+        *,
+        pin: str | None,
+        poll_s: float,
+        changed: Callable[[LiveBundle], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._pin = BundleRef.parse(pin) if pin else None
+        self._poll_s = poll_s
+        self._changed = changed
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._answered = 0  # position of the newest request that needs no answer from here any more
+        self.current: LiveBundle | None = None
+
+    def start(self) -> None:
+        """Load the live bundle, seeding an empty history, then watch for requests.
+
+        Raises:
+            BundleError: the bundle that must serve does not verify, or is not the one that was activated.
+        """
+        if not self.load_live():
+            ref = self._store.latest()
+            if ref is None:
+                raise BundleError(
+                    "bundle_not_found", f"the history is empty and {self._store.root} has no file 'latest'"
+                )
+            seed = load_bundle(self._store, ref)
+            self._records.history.write_outcome("activated", ref, seed.bundle.digest, who="first start", request=None)
+            self._serve(seed)
+        self._skip_answered()
+        self._watcher = threading.Thread(target=self._watch, name="cxr-activation", daemon=True)
+        self._watcher.start()
+
+    def load_live(self) -> bool:
+        """Load the pinned bundle, or the newest activated one; False if nothing was ever activated.
+
+        Raises:
+            BundleError: as `start`.
+        """
+        if self._pin is not None:
+            self._serve(load_bundle(self._store, self._pin))
+            return True
+        live = self._records.history.live()
+        if live is None:
+            return False
+        self._answered = live.position
+        loaded = load_bundle(self._store, BundleRef(live.name, live.version))
+        if loaded.bundle.digest != live.digest:
+            raise BundleError(
+                "changed_bundle",
+                f"{loaded.ref} has digest {loaded.bundle.digest[:16]}, but {live.digest[:16]} was activated; restore it or activate anew",
+            )
+        self._serve(loaded)
+        return True
+
+    def _serve(self, loaded: LiveBundle) -> None:
+        self.current = loaded
+        self._changed(loaded)
+
+    def stop(self) -> None:
+        """Stop watching; the current bundle stays."""
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _skip_answered(self) -> None:
+        """Requests that failed before this process started are not tried again; one that nobody took up is."""
+        for request in self._records.history.pending(self._answered):
+            if self._records.history.outcomes(request.position):
+                self._answered = request.position
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            try:
+                for request in self._records.history.pending(self._answered):
+                    self._answer(request)
+                    self._answered = request.position
+            except CxrError as error:
+                log.warning("activation_poll_failed", error=str(error))
+            except Exception:
+                log.exception("activation_poll_failed")
+
+    def _answer(self, request: HistoryRow) -> None:
+        """Load what is asked for and swap, or say why not. The old bundle serves meanwhile and after a failure."""
+        history = self._records.history
+        ref = BundleRef(request.name, request.version)
+        start = time.perf_counter()
+        try:
+            loaded = self._requested(ref, request.digest)
+        except BundleError as error:
+            log.warning("activation_refused", bundle=str(ref), reason=str(error))
+            history.write_outcome(
+                "failed", ref, request.digest, who=request.who, request=request.position, reason=str(error)
+            )
+            return
+        history.write_outcome("activated", ref, request.digest, who=request.who, request=request.position)
+        self._serve(loaded)
+        log.info(
+            "activated", bundle=str(ref), digest=loaded.bundle.digest, seconds=round(time.perf_counter() - start, 2)
+        )
+
+    def _requested(self, ref: BundleRef, digest: str) -> LiveBundle:
+        if self._pin is not None and ref != self._pin:
+            raise BundleError("pinned", f"this process serves {self._pin} and nothing else")
+        loaded = load_bundle(self._store, ref)
+        if loaded.bundle.digest != digest:
+            raise BundleError("changed_bundle", f"{ref} changed since the activation was asked for")
+        return loaded

@@ -1,0 +1,87 @@
+"""Real radiographs through the shipped bundle, where ../shared/data is here: originals, reduced copies, everything answered or coded."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from app.bundle.store import BundleStore
+from app.errors import CxrError
+from app.imaging.decode import ImageLimits, decode
+from app.inference.engine import OnnxRuntimeEngine
+from app.preprocessing import prepare
+from app.settings import PROJECT_ROOT
+from benchmarks.server import serving
+
+DATA = PROJECT_ROOT.parent / "shared" / "data"
+LIMITS = ImageLimits(128, 4096)
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here: no real radiographs to test with"),
+]
+
+
+def _rows(folder: str) -> list[dict[str, str]]:
+    with (DATA / folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _reduced_copies() -> dict[str, Path]:
+    """Stem of the upstream name -> the reduced copy of the film."""
+    folders = [f.name for f in DATA.iterdir() if f.is_dir() and f.name not in {"originals", "dicom", "kermany_224"}]
+    return {Path(row["path"]).stem: DATA / row["path"] for folder in folders for row in _rows(folder)}
+
+
+def test_a_reduced_copy_scores_like_its_original() -> None:
+    store = BundleStore(PROJECT_ROOT / "model_bundles")
+    ref = store.latest()
+    assert ref is not None
+    bundle = store.verify(ref)
+    engine = OnnxRuntimeEngine(bundle.network)
+
+    def logit(path: Path) -> float:
+        return float(engine.run(prepare(decode(path.read_bytes(), LIMITS), bundle.manifest.input).tensor).logits[0])
+
+    copies = _reduced_copies()
+    pairs = []
+    for row in _rows("originals"):
+        original = DATA / row["path"]
+        if row["label"] != "not_applicable" and original.stem in copies:
+            a, b = logit(original), logit(copies[original.stem])
+            pairs.append((abs(a - b), a, b, row["path"]))
+    pairs.sort(reverse=True)
+    print(f"{len(pairs)} films; largest differences in logit between original and reduced copy:")
+    for difference, a, b, path in pairs[:8]:
+        print(f"  {difference:.3f}  {a:+.3f} {b:+.3f}  {path}")
+    assert len(pairs) >= 35
+    assert pairs[0][0] <= 0.15
+
+
+def test_every_original_is_answered_or_coded(tmp_path: Path) -> None:
+    with serving(tmp_path / "state") as server:
+        key = server.key("service")
+        outcomes: dict[str, int] = {}
+        for path in sorted(p for p in (DATA / "originals").rglob("*") if p.suffix in {".png", ".jpg", ".jpeg"}):
+            kind = "image/png" if path.read_bytes()[:4] == b"\x89PNG" else "image/jpeg"
+            reply = server.request("POST", "/predict", key=key, body=path.read_bytes(), Content_Type=kind)
+            outcome = "answered" if reply.status == 200 else f"{reply.status} {reply.json()['code']}"
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        print(f"originals: {outcomes}")
+        assert sum(outcomes.values()) == 46
+        assert not any(outcome.startswith("5") for outcome in outcomes)
+        assert outcomes["answered"] >= 40
+        assert server.cxr("audit", "verify").returncode == 0
+
+
+def test_no_training_film_is_refused_as_damaged() -> None:
+    wide = ImageLimits(32, 8192)  # some reduced films are less than 128 px high
+    refused = {}
+    for path in sorted((DATA / "kermany_hires").rglob("*.jpg"))[::10] + sorted((DATA / "tbx11k").rglob("*.jpg"))[::10]:
+        try:
+            decode(path.read_bytes(), wide)
+        except CxrError as error:
+            refused[path.name] = error.code
+    assert refused == {}
