@@ -1,0 +1,275 @@
+"""The real command line on phantoms: from films to a bundle that verifies and tests itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.bundle.store import BundleRef, BundleStore
+from app.inference.engine import OnnxRuntimeEngine
+from app.selftest import self_test
+from tests.training.phantom_data import TINY, write_data
+from training import ledger
+from training.cli import main
+from training.films import CHECKOUT
+from training.readme import END, START
+from training.recipe import load_recipe
+from training.runs import Places, Run, find_run
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A phantom data folder and everything that the command line writes."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "tiny.toml"
+
+    @property
+    def arguments(self) -> list[str]:
+        places = ["data", "cache", "runs", "bundles"]
+        return [
+            *(part for name in places for part in (f"--{name}", str(self.root / name))),
+            *("--ledger", str(self.root / "ledger.csv"), "--threads", "1"),
+        ]
+
+    @property
+    def run(self) -> Run:
+        return find_run("tiny", Places(runs=self.root / "runs"))
+
+    def __call__(self, *arguments: str) -> None:
+        """One command; SystemExit(0) is a good end."""
+        threads = torch.get_num_threads()
+        try:
+            main([*self.arguments, *arguments])
+        except SystemExit as end:
+            if end.code != 0:
+                raise
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _factory(root: Path, *, text: str = TINY) -> Factory:
+    write_data(root / "data")
+    (root / "tiny.toml").write_text(text)
+    return Factory(root)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Factory:
+    """A factory after `run`, with one bundle. The test films could not be opened before `evaluate --split test`."""
+    factory = _factory(tmp_path_factory.mktemp("factory"))
+    hidden = factory.root / "hidden"
+    for folder in ("kermany_hires", "kermany_224"):
+        shutil.move(factory.root / "data" / folder / "test", hidden / folder / "test")
+    factory("fit", str(factory.recipe))
+    factory("evaluate", "tiny", "--split", "hard")
+    factory("evaluate", "tiny", "--split", "report")
+    for folder in ("kermany_hires", "kermany_224"):
+        shutil.move(hidden / folder / "test", factory.root / "data" / folder / "test")
+    factory("run", str(factory.recipe), "--version", "1.2.3")
+    return factory
+
+
+def test_the_bundle_verifies_and_tests_itself(made: Factory) -> None:
+    store = BundleStore(made.root / "bundles")
+    assert store.latest() == BundleRef("tiny", "1.2.3")
+    bundle = store.verify(BundleRef("tiny", "1.2.3"))
+    self_test(bundle, OnnxRuntimeEngine(bundle.network))
+    manifest = bundle.manifest
+    assert manifest.classes == ("normal", "pneumonia")
+    assert [p.name for p in manifest.operating_points] == ["screening", "sensitivity-90", "rule-in"]
+    assert all(p.measured["pneumonia"].sensitivity.ci is not None for p in manifest.operating_points)
+    assert manifest.provenance.recipe_digest == load_recipe(made.recipe).digest
+    assert manifest.licence.commercial_use
+    assert manifest.intended_use.age_years == (1.0, 5.0)
+    assert {d.licence for d in manifest.provenance.data} == {"CC BY 4.0"}
+    assert sum(d.images for d in manifest.provenance.data) == len_of(made.run, "train")
+    assert int(bundle.reference["n"]) == len_of(made.run, "fit") + len_of(made.run, "report")
+
+
+def len_of(run: Run, part: str) -> int:
+    return int(run.read_json("splits.json")["films"][part])
+
+
+def test_the_card_prints_the_manifests_figures(made: Factory) -> None:
+    bundle = BundleStore(made.root / "bundles").verify(BundleRef("tiny", "1.2.3"))
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    for metric in bundle.manifest.metrics:
+        assert f"| {metric.data} | {metric.name} | {metric.value:.4f}" in card
+    for point in bundle.manifest.operating_points:
+        assert f"**{point.name}**" in card
+        assert f"{point.thresholds['pneumonia']:.4f}" in card
+    assert "Kermany" in card
+    assert "children of 1 to 5 years" in card
+
+
+def test_every_look_at_the_test_split_is_in_the_ledger(made: Factory) -> None:
+    rows = ledger.read(made.root / "ledger.csv")
+    figures = made.run.read_json("figures-test.json")
+    assert len(rows) == 1
+    assert rows[0] == figures["ledger_row"]
+    assert rows[0]["n"] == str(len_of(made.run, "test")) == "24"
+    assert rows[0]["auroc"] == f"{figures['test']['scores']['auroc']['value']:.5f}"
+    assert rows[0]["weights_digest"] == made.run.weights_digest()
+
+
+def test_a_finished_run_is_not_fitted_or_tested_again(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    before = made.run.weights_file.stat().st_mtime_ns
+    made("run", str(made.recipe))
+    assert "judged before" in capsys.readouterr().out
+    assert made.run.weights_file.stat().st_mtime_ns == before
+    assert len(ledger.read(made.root / "ledger.csv")) == 1
+    assert BundleStore(made.root / "bundles").latest() == BundleRef("tiny", "1.2.4")
+
+
+def test_a_version_is_written_once(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        made("export", "tiny", "--version", "1.2.3")
+    assert end.value.code == 1
+    assert "bundle_exists" in capsys.readouterr().err
+
+
+def test_the_report_is_one_page_that_loads_nothing(made: Factory) -> None:
+    page = (made.run.path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http://" not in page
+    assert 'src="http' not in page
+    for heading in ("Scores", "Confusion", "Hard validation", "Learning curves", "Shortcut probes", "reduced copies"):
+        assert heading in page
+    assert "S0" in page
+    assert "folder from 32 x 32 thumbnails" in page
+
+
+def test_reduced_copies_of_a_bundle_and_of_a_run_agree(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines(model: str) -> list[str]:
+        try:
+            made("reduced-copies", model)
+        except SystemExit as end:
+            assert end.code == 1  # noqa: PT017  a bad model is a fair answer here
+        return capsys.readouterr().out.splitlines()
+
+    bundle, run = lines("tiny/1.2.3"), lines(made.run.path.name)
+    assert bundle[:2] == run[:2]
+    assert "2 pairs, worst difference" in bundle[-1]
+    assert len(made.run.read_json("figures-reduced.json")["pairs"]) == 2
+
+
+def test_the_leaderboard_knows_no_test_figure(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    made("leaderboard")
+    shown = capsys.readouterr().out
+    assert f"{made.run.read_json('figures-hard.json')['selection']:.4f}" in shown
+    assert f"{made.run.read_json('figures-test.json')['test']['scores']['auroc']['value']:.4f}" not in shown
+
+
+def test_readme_figures_go_between_the_markers(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = made.root / "README.md"
+    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    made("readme-figures", "tiny/1.2.3", "--readme", str(readme))
+    text = readme.read_text()
+    assert text.startswith(f"before\n{START}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    auroc = made.run.read_json("figures-test.json")["test"]["scores"]["auroc"]["value"]
+    assert f"| AUROC | {auroc:.4f} (" in text
+    assert "0.9605" in text
+    assert "1 row; the last:" in text
+    readme.write_text("no markers")
+    with pytest.raises(SystemExit):
+        made("readme-figures", "tiny/1.2.3", "--readme", str(readme))
+    assert "markers_missing" in capsys.readouterr().err
+
+
+def test_steps_out_of_order_are_refused(tmp_path: Path, made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(made.run.path, tmp_path / "runs" / made.run.path.name)
+    late = Factory(tmp_path)
+    shutil.copytree(made.root / "data", tmp_path / "data")
+    for name in ("figures-report.json", "decision.json", "weights.pt"):
+        (late.run.path / name).unlink()
+        with pytest.raises(SystemExit):
+            late("evaluate", "tiny", "--split", "test")
+        assert "step_missing" in capsys.readouterr().err
+    assert not (tmp_path / "ledger.csv").exists()
+    with pytest.raises(SystemExit):
+        late("evaluate", "nothing", "--split", "hard")
+    assert "unknown_run" in capsys.readouterr().err
+
+
+def test_other_weights_cannot_be_tested_with_old_thresholds(
+    tmp_path: Path, made: Factory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made.run.path, tmp_path / "runs" / made.run.path.name)
+    shutil.copytree(made.root / "data", tmp_path / "data")
+    changed = Factory(tmp_path)
+    weights = torch.load(changed.run.weights_file, weights_only=True)
+    weights["head.bias"] += 1
+    torch.save(weights, changed.run.weights_file)
+    with pytest.raises(SystemExit):
+        changed("evaluate", "tiny", "--split", "test")
+    assert "stale_step" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    text = TINY.replace("{ epochs = 1, size = 64 }", "{ epochs = 5, size = 64 }")
+    factory = _factory(tmp_path, text=text)
+    command = [sys.executable, "-m", "training", *factory.arguments, "fit", str(factory.recipe)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        runs = tmp_path / "runs"
+        deadline = time.monotonic() + 120
+        while not list(runs.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not factory.run.complete
+    lines = (factory.run.path / "metrics.jsonl").read_text().splitlines() if _has_metrics(factory.run) else []
+    assert len(lines) < 6
+    factory("fit", str(factory.recipe))
+    resumed = factory.run
+    assert [json.loads(line)["epoch"] for line in (resumed.path / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    digest = resumed.weights_digest()
+    shutil.rmtree(resumed.path)
+    factory("fit", str(factory.recipe))
+    assert factory.run.weights_digest() == digest
+
+
+def _has_metrics(run: Run) -> bool:
+    return (run.path / "metrics.jsonl").is_file()
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for command in (
+        "splits",
+        "fit",
+        "evaluate",
+        "export",
+        "report",
+        "run",
+        "leaderboard",
+        "reduced-copies",
+        "readme-figures",
+    ):
+        assert command in shown

@@ -1,0 +1,107 @@
+"""MODEL_CARD.md from the manifest. Every figure in it is read from there; none is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.bundle.manifest import Estimate, Manifest, Metric, OperatingPoint
+
+
+def model_card(m: Manifest) -> str:
+    """The card in Markdown."""
+    parts = [
+        f"# {m.name} {m.version}",
+        f"{_sentence(m)} Decision support, never autonomous diagnosis.",
+        "## Intended use",
+        _use(m),
+        "## Operating points",
+        "Thresholds are margins in logit units; a film is positive where its margin reaches the threshold.",
+        *(_point(m, p) for p in m.operating_points),
+        f"Calibration: {m.calibration.method}. Chosen by: {m.calibration_chosen_by}.",
+        _review(m),
+        "## Figures",
+        "95 % intervals from a bootstrap over patients.",
+        _metrics(m.metrics),
+        "## Input",
+        _input(m),
+        "## Where it comes from",
+        _provenance(m),
+        "## Licence",
+        f"Weights: {m.licence.weights}. Commercial use: {'yes' if m.licence.commercial_use else 'no'}. {m.licence.notes}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def number(value: float, interval: tuple[float, float] | None) -> str:
+    """`0.9710 (0.9600 to 0.9800)`."""
+    return f"{value:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(header)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _sentence(m: Manifest) -> str:
+    return f"{m.task.capitalize()} classifier ({', '.join(m.classes)}), {m.network.architecture}."
+
+
+def _use(m: Manifest) -> str:
+    use = m.intended_use
+    ages = f"{use.age_years[0]:g} to {use.age_years[1]:g} years" if use.age_years else "not stated"
+    rows = (
+        ("Population", use.population),
+        ("Age", ages),
+        ("Views", ", ".join(use.views)),
+        ("Purpose", use.purpose),
+        ("Limits", use.limits),
+    )
+    return table(("", ""), rows)
+
+
+def _point(m: Manifest, p: OperatingPoint) -> str:
+    default = " (default)" if p.name == m.default_operating_point else ""
+    thresholds = ", ".join(f"{name} {value:.4f}" for name, value in p.thresholds.items())
+    lines = [f"**{p.name}**{default}: {p.target}; threshold {thresholds or 'none'}."]
+    lines += [
+        f"{name}: sensitivity {_estimate(x.sensitivity)}, specificity {_estimate(x.specificity)} on {x.data} (n = {x.n})."
+        for name, x in p.measured.items()
+    ]
+    return " ".join(lines)
+
+
+def _review(m: Manifest) -> str:
+    return (
+        f"A human must look where the confidence is below {m.review.low_confidence_below:g}, the margin lies within "
+        f"{m.review.borderline_margin:.4f} of its threshold, or the film's mean gray level is outside "
+        f"{m.quality.under_exposed_mean_below:.1f} to {m.quality.over_exposed_mean_above:.1f} or its standard deviation below "
+        f"{m.quality.low_contrast_std_below:.1f}."
+    )
+
+
+def _metrics(metrics: Iterable[Metric]) -> str:
+    rows = [(x.data, x.name, number(x.value, x.ci), str(x.n)) for x in metrics]
+    return table(("films", "figure", "value", "n"), rows)
+
+
+def _input(m: Manifest) -> str:
+    facts = ", ".join(f"{key} {value}" for key, value in m.input.model_dump(mode="json", exclude_none=True).items())
+    return f"`image` {m.input.channels} x {m.input.size} x {m.input.size}: {facts}."
+
+
+def _provenance(m: Manifest) -> str:
+    p = m.provenance
+    rows = [
+        ("Recipe", f"{p.recipe}, digest {p.recipe_digest}, seed {p.seed}"),
+        ("Code", p.git_commit),
+        ("Made", f"{p.created_at}, {p.duration_s / 60:.0f} minutes on {p.hardware}"),
+        ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(p.libraries.items()))),
+    ]
+    rows += [(f"Data: {d.name}", f"{d.images} films, digest {d.digest}; {d.licence}; {d.attribution}") for d in p.data]
+    return table(("", ""), rows)
+
+
+def _estimate(e: Estimate) -> str:
+    return number(e.value, e.ci)
