@@ -1,0 +1,3 @@
+#!/bin/sh
+# No daemon starts while packages are installed.
+exit 101
