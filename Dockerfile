@@ -51,7 +51,8 @@ LABEL org.opencontainers.image.title="cxr-triage-train" \
       org.opencontainers.image.description="Makes the bundles of cxr-triage." \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=train-venv /opt/cxr /opt/cxr
-ENV PATH=/opt/cxr/bin:$PATH
+ENV PATH=/opt/cxr/bin:$PATH \
+    MPLCONFIGDIR=/tmp
 USER 10001:10001
 WORKDIR /runs
 STOPSIGNAL SIGTERM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -12,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Server:
         self, method: str, path: str, *, key: str | None = None, body: bytes | None = None, **headers: str
     ) -> Reply:
         """One request on a connection of its own; header names with `_` for `-`."""
-        return ask(self.connection(), method, path, key=key, body=body, **headers)
+        with contextlib.closing(self.connection()) as connection:
+            return ask(connection, method, path, key=key, body=body, **headers)
 
     def cxr(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `cxr` command on this service's state."""
@@ -160,7 +161,7 @@ def start(state: Path, **settings: object) -> Server:
     return Server(process, port, state, env, took)
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(state: Path | None = None, **settings: object) -> Iterator[Server]:
     """A running service, stopped afterwards; without `state` in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:

@@ -6,7 +6,7 @@
 # Says SKIPPED with the reason, and exits 0, where no engine can be had; with CXR_CONTAINER_TEST=required that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH=/usr/sbin:/usr/bin:/sbin:/bin # Debian's docker client: others on the PATH may lack BuildKit
+PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH # Debian's docker client first: another may lack BuildKit
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/cxr-container.XXXXXX")
 export COMPOSE_PROJECT_NAME=cxrtest$$
 # shellcheck source=deploy/test/engine.sh

@@ -1,4 +1,4 @@
-"""app.decision: exact values on small cases, and properties of margins, maps and rules."""
+"""app.decision: the rules of operating points, and reasons for review; exact values and properties."""
 
 from __future__ import annotations
 
@@ -7,88 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.bundle.manifest import (
-    Calibration,
-    IsotonicCalibration,
-    IsotonicCurve,
-    Manifest,
-    NoCalibration,
-    OperatingPoint,
-    PlattCalibration,
-    TemperatureCalibration,
-)
-from app.decision import decide, margins, probabilities, scaled_logits, sigmoid
+from app.bundle.manifest import Calibration, OperatingPoint, TemperatureCalibration
+from app.decision import decide, margins, scaled_logits
 from app.domain import Decision, ReviewReason, Task
 from app.errors import InternalError
+from tests.support.decisions import MODERATE, calibrations, manifest, unhurried
 
-unhurried = settings(deadline=None)  # the cores are shared
-
-NONE = NoCalibration(method="none")
 BINARY = ("normal", "pneumonia")
 THREE = ("normal", "pneumonia", "tuberculosis")
-
-
-def manifest(
-    task: Task,
-    classes: tuple[str, ...],
-    point: OperatingPoint,
-    *,
-    calibration: Calibration = NONE,
-    borderline: float = 0.0,
-    low_confidence: float = 0.7,
-) -> Manifest:
-    """A valid manifest whose decision part is given and whose rest is filler."""
-    filler: dict[str, Any] = {
-        "schema_version": 1,
-        "name": "tiny",
-        "version": "1.0.0",
-        "input": {
-            "size": 32,
-            "channels": 1,
-            "resize": "stretch",
-            "sixteen_bit": "significant_bits",
-            "normalisation": {"kind": "per_image", "std_floor": 1.0},
-        },
-        "network": {
-            "architecture": "tiny",
-            "logits": 1 if task == "binary" else len(classes),
-            "features": (8, 2, 2),
-            "explanation": "gap_linear",
-        },
-        "calibration_chosen_by": "given",
-        "default_operating_point": point.name,
-        "quality": {"under_exposed_mean_below": 0, "over_exposed_mean_above": 255, "low_contrast_std_below": 0},
-        "intended_use": {"population": "none", "age_years": None, "views": (), "purpose": "test", "limits": "test"},
-        "metrics": (),
-        "provenance": {
-            "git_commit": "0",
-            "recipe": "none",
-            "recipe_digest": "0" * 64,
-            "seed": 0,
-            "data": (),
-            "libraries": {},
-            "hardware": "none",
-            "duration_s": 0,
-            "created_at": "2026-01-01T00:00:00Z",
-        },
-        "licence": {"weights": "Apache-2.0", "commercial_use": True},
-        "tolerances": {"fp32": 1e-3},
-        "files": {},
-    }
-    return Manifest.model_validate(
-        {
-            **filler,
-            "task": task,
-            "classes": classes,
-            "operating_points": (point,),
-            "calibration": calibration,
-            "review": {"low_confidence_below": low_confidence, "borderline_margin": borderline},
-        }
-    )
 
 
 def threshold_point(margin: float) -> OperatingPoint:
@@ -117,152 +47,6 @@ def judged(
     task: Task, classes: tuple[str, ...], point: OperatingPoint, logits: list[float], **options: Any
 ) -> Decision:
     return decide(np.array(logits, dtype=np.float32), manifest(task, classes, point, **options), point)
-
-
-# margins and probabilities
-
-
-def test_scaled_logits_divide_by_the_temperature_only() -> None:
-    hot = TemperatureCalibration(method="temperature", temperature=2.0)
-    platt = PlattCalibration(method="platt", slope=(3.0, 3.0), intercept=(1.0, 1.0))
-    z = np.array([3.0, -1.0], dtype=np.float32)
-    assert scaled_logits(z, hot).tolist() == [1.5, -0.5]
-    assert scaled_logits(z, platt).tolist() == [3.0, -1.0]
-    assert scaled_logits(z, NONE).dtype == np.float64
-
-
-def test_margins_of_binary_and_multilabel_are_the_scaled_logits() -> None:
-    assert margins("binary", [1.25]).tolist() == [1.25]
-    assert margins("multilabel", [1.25, -3.0]).tolist() == [1.25, -3.0]
-
-
-def test_margin_of_two_classes_is_the_difference_of_their_logits() -> None:
-    assert margins("multiclass", [3.0, 1.0]).tolist() == [2.0, -2.0]
-
-
-def test_margins_of_three_classes_by_hand() -> None:
-    expected = [
-        1.0 - math.log(math.e**2 + math.e**3),
-        2.0 - math.log(math.e + math.e**3),
-        3.0 - math.log(math.e + math.e**2),
-    ]
-    assert margins("multiclass", [1.0, 2.0, 3.0]) == pytest.approx(expected, rel=1e-14)
-
-
-def test_margins_and_probabilities_hold_for_huge_logits() -> None:
-    m = margins("multiclass", [1e4, -1e4, 0.0])
-    assert m.tolist() == [1e4, -2e4, -1e4]
-    assert probabilities("multiclass", m, NONE).tolist() == [1.0, 0.0, 0.0]
-    assert sigmoid([1e4, -1e4, 800.0, -800.0]).tolist() == [1.0, 0.0, 1.0, 0.0]
-
-
-def test_margins_take_many_films_at_once() -> None:
-    films = np.array([[1.0, 2.0, 3.0], [0.0, -5.0, 5.0]])
-    assert np.array_equal(margins("multiclass", films), np.stack([margins("multiclass", film) for film in films]))
-
-
-def test_platt_and_isotonic_map_each_margin_by_its_own_curve() -> None:
-    platt = PlattCalibration(method="platt", slope=(2.0, 1.0), intercept=(-1.0, 0.5))
-    assert probabilities("multilabel", [0.5, -0.5], platt).tolist() == [0.5, 0.5]
-    isotonic = IsotonicCalibration(
-        method="isotonic",
-        curves=(
-            IsotonicCurve(margins=(-1.0, 1.0), probabilities=(0.1, 0.9)),
-            IsotonicCurve(margins=(0.0, 4.0), probabilities=(0.0, 1.0)),
-        ),
-    )
-    assert probabilities("multilabel", [0.0, 1.0], isotonic).tolist() == [0.5, 0.25]
-    assert probabilities("multilabel", [-50.0, 50.0], isotonic).tolist() == [0.1, 1.0]
-
-
-FINITE = st.floats(-1e4, 1e4)
-MODERATE = st.floats(-30, 30)
-LOGITS = st.lists(MODERATE, min_size=2, max_size=14)
-TEMPERATURES = st.floats(0.1, 10.0)
-
-
-@unhurried
-@given(LOGITS, TEMPERATURES)
-def test_softmax_probabilities_sum_to_one(logits: list[float], temperature: float) -> None:
-    calibration = TemperatureCalibration(method="temperature", temperature=temperature)
-    m = margins("multiclass", scaled_logits(logits, calibration))
-    assert probabilities("multiclass", m, calibration).sum() == pytest.approx(1.0, abs=1e-12)
-
-
-@unhurried
-@given(st.lists(FINITE, min_size=2, max_size=14))
-def test_margins_are_finite_and_keep_the_order_of_the_logits(logits: list[float]) -> None:
-    m = margins("multiclass", logits)
-    assert np.isfinite(m).all()
-    order = np.argsort(logits, kind="stable")
-    assert np.all(np.diff(m[order]) >= -1e-14 * np.abs(m).max())
-    assert np.all(np.diff(m[order])[np.diff(np.array(logits)[order]) == 0] == 0)  # equal logits tie exactly
-
-
-@unhurried
-@given(LOGITS)
-def test_margin_is_the_logit_of_the_softmax_probability(logits: list[float]) -> None:
-    z = np.array(logits)
-    e = np.exp(z - z.max())
-    m = margins("multiclass", z)
-    for k in range(len(z)):
-        rest = np.delete(e, k).sum()  # 1 - p without cancellation
-        assert m[k] == pytest.approx(math.log(e[k] / rest), rel=1e-9, abs=1e-9)
-    assert probabilities("multiclass", m, NONE) == pytest.approx(e / e.sum(), rel=1e-12)
-
-
-def test_equal_logits_tie_whatever_the_order_of_summation() -> None:
-    names = ("a", "b", "c", "d", "e")
-    m = margins("multiclass", [0.0, 2.0, 0.0, 0.0, 2.0])
-    assert m[1] == m[4]
-    assert m[0] == m[2] == m[3]
-    decision = judged("multiclass", names, ARGMAX, [0.0, 2.0, 0.0, 0.0, 2.0])
-    assert decision.label == "b"
-    assert [s.name for s in decision.classes] == ["b", "e", "a", "c", "d"]
-
-
-@unhurried
-@given(LOGITS, st.randoms(use_true_random=False))
-def test_margins_follow_a_permutation_of_the_classes(logits: list[float], random: Any) -> None:
-    order = list(range(len(logits)))
-    random.shuffle(order)
-    permuted = margins("multiclass", np.array(logits)[order])
-    assert permuted == pytest.approx(margins("multiclass", logits)[order], rel=1e-12, abs=1e-12)
-
-
-@unhurried
-@given(LOGITS, st.floats(-100, 100))
-def test_margins_of_multiclass_ignore_a_common_shift(logits: list[float], shift: float) -> None:
-    assert margins("multiclass", np.array(logits) + shift) == pytest.approx(margins("multiclass", logits), abs=1e-10)
-
-
-@st.composite
-def calibrations(draw: st.DrawFn, size: int) -> Calibration:
-    """Any calibration for `size` logits."""
-    kind = draw(st.sampled_from(["none", "temperature", "platt", "isotonic"]))
-    if kind == "temperature":
-        return TemperatureCalibration(method="temperature", temperature=draw(TEMPERATURES))
-    if kind == "platt":
-        slope = tuple(draw(st.floats(0.01, 20)) for _ in range(size))
-        return PlattCalibration(method="platt", slope=slope, intercept=tuple(draw(MODERATE) for _ in range(size)))
-    if kind == "isotonic":
-        knots = st.lists(MODERATE, min_size=2, max_size=6, unique=True).map(sorted)
-        curves = []
-        for _ in range(size):
-            at = draw(knots)
-            inner = sorted(draw(st.floats(0.1, 0.9)) for _ in at[2:])
-            curves.append(IsotonicCurve(margins=tuple(at), probabilities=(0.05, *inner, 0.95)))
-        return IsotonicCalibration(method="isotonic", curves=tuple(curves))
-    return NONE
-
-
-@unhurried
-@given(calibrations(1), FINITE, FINITE)
-def test_shown_probability_never_falls_as_the_margin_rises(calibration: Calibration, a: float, b: float) -> None:
-    low, high = sorted((a, b))
-    p_low, p_high = (float(probabilities("binary", [m], calibration)[0]) for m in (low, high))
-    assert 0.0 <= p_low <= 1.0
-    assert p_low <= p_high * (1 + 1e-14)  # exp is monotone to the last place
 
 
 # binary
@@ -343,6 +127,16 @@ def test_argmax_takes_the_highest_margin_and_ties_go_to_the_lower_index() -> Non
     assert (tied.label, tied.positive) == ("pneumonia", ("pneumonia",))
     assert [s.name for s in tied.classes] == ["pneumonia", "tuberculosis", "normal"]
     assert all(s.threshold_margin is None and s.threshold_probability is None for s in tied.classes)
+
+
+def test_equal_logits_tie_whatever_the_order_of_summation() -> None:
+    names = ("a", "b", "c", "d", "e")
+    m = margins("multiclass", [0.0, 2.0, 0.0, 0.0, 2.0])
+    assert m[1] == m[4]
+    assert m[0] == m[2] == m[3]
+    decision = judged("multiclass", names, ARGMAX, [0.0, 2.0, 0.0, 0.0, 2.0])
+    assert decision.label == "b"
+    assert [s.name for s in decision.classes] == ["b", "e", "a", "c", "d"]
 
 
 def test_argmax_on_the_absence_class_finds_nothing() -> None:

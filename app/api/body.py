@@ -310,9 +310,12 @@ class _Multipart:
         if not self._begun and chunk[0] != ord("-"):
             raise RequestError("malformed_multipart", what="it does not begin with its boundary")
         self._begun = True
-        self._delimiters += chunk.count(self._delimiter)
-        if self._delimiters > self._rule.files_max:  # the first boundary has no line break before it
-            raise RequestError("too_many_files", limit=self._rule.files_max)
+        place = chunk.find(self._delimiter)  # several times faster than count where there is none
+        while place >= 0:
+            self._delimiters += 1
+            if self._delimiters > self._rule.files_max:  # the first boundary has no line break before it
+                raise RequestError("too_many_files", limit=self._rule.files_max)
+            place = chunk.find(self._delimiter, place + len(self._delimiter))
 
     # callbacks
 

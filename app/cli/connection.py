@@ -3,7 +3,7 @@
 uvicorn's own protocol takes up to 256 kB from the kernel at a time, keeps reading while the application decides, and bounds neither
 the size of the headers nor the time they take. `BoundedConnection` reads at most `RECEIVE_BYTES` at a time, stops at the end of the
 headers until the application asks for the body, and gives the headers a size and a deadline. So a 9 MB upload with a bad key costs
-one read.
+one read. `uvicorn.Config(http=HTTP_PROTOCOL)` puts it in.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Lingering:
 
 
 class BoundedConnection(asyncio.BufferedProtocol):
-    """Give this class to `uvicorn.Config(http=...)`. It owns the buffer that the event loop reads into and drives `_Http`."""
+    """One connection: owns the buffer that the event loop reads into and drives `_Http`."""
 
     def __init__(
         self,
@@ -150,3 +150,6 @@ class BoundedConnection(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+HTTP_PROTOCOL = cast("type[asyncio.Protocol]", BoundedConnection)  # uvicorn's annotation knows only streaming protocols

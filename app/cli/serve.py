@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
 import typer
 import uvicorn
-from fastapi import FastAPI
 
 from app import logs
 from app.main import create_app
@@ -20,12 +21,12 @@ from app.settings import Settings
 class _Server(uvicorn.Server):
     """Turns not-ready the moment a stop is asked for, so that a balancer sees it while requests in flight finish."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, leaving: Callable[[], None]) -> None:
         super().__init__(config)
-        self._app = app
+        self._leaving = leaving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._app.state.service.begin_drain()
+        self._leaving()
         super().handle_exit(sig, frame)
 
 
@@ -43,6 +44,11 @@ def _first_admin_key(records: Records, settings: Settings) -> None:
         os.fchmod(descriptor, 0o600)
         file.write(f"{secret}\n")
     typer.echo(f"First start. The admin key is in {path}; move it to a safe place and delete the file.", err=True)
+
+
+def _asked_to_stop(_signal: int, _frame: FrameType | None) -> None:
+    """A stop that was asked for is a success."""
+    raise SystemExit(0)
 
 
 def serve(
@@ -72,7 +78,8 @@ def serve(
         timeout_keep_alive=30,
         lifespan="on",
     )
-    server = _Server(config, app)
+    signal.signal(signal.SIGTERM, _asked_to_stop)  # uvicorn raises the signal once more when all is closed
+    server = _Server(config, leaving=app.state.service.begin_drain)
     server.run()
     if not server.started:
         raise typer.Exit(3)

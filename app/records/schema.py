@@ -64,7 +64,7 @@ def _expected(table: Table, dialect: Dialect) -> dict[str, Facts]:
 def _found(connection: Connection, inspector: Inspector) -> dict[str, dict[str, Facts]]:
     """The same, by part and table, in a few questions for all tables together."""
     dialect = connection.dialect
-    uniques = {
+    uniques: dict[str, Facts] = {
         name: {(u["name"], *u["column_names"]) for u in found}
         for (_, name), found in inspector.get_multi_unique_constraints().items()
     }

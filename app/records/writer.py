@@ -40,6 +40,7 @@ Transact = Callable[[Connection], Draft]
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 HEADS_NAMED: Final = 64  # a chain's first event names the heads of this many other chains, newest first
 RETRY_AFTER_S: Final = 1.0
+ROOM_BYTES: Final = 32_768  # what must fit before a full disk counts as having room again
 TICK_S: Final = 60.0
 
 
@@ -160,6 +161,7 @@ class AuditWriter:
                     break
                 if group:
                     self._write(group)
+                del group  # nobody's future is kept alive while waiting for work
         finally:
             with self._wake:
                 self.reason = self.reason or "audit_writer_ended"
@@ -307,6 +309,8 @@ class AuditWriter:
             try:
                 self._reconnect()
                 facts = {"reason": self.reason, "failed_commits": self._failures}
+                if self.reason == "audit_store_full":  # a small event may still fit where an answer's does not
+                    facts["room"] = " " * ROOM_BYTES
                 self._commit([_Job(seal_draft("audit_recovered", None, facts), None, None)])
             except Exception as error:  # the next attempt follows
                 self.reason = failure_reason(error)

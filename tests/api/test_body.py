@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -102,9 +103,16 @@ def refusal(*args: object, **kwargs: object) -> str:
     return caught.value.code
 
 
+def outcome_of(chunks: Sequence[bytes]) -> RequestError | tuple[File, ...]:
+    try:
+        return read(chunks, BATCH)
+    except RequestError as error:
+        return error
+
+
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(p % (len(data) + 1) for p in places)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @settings(deadline=None)
@@ -155,13 +163,10 @@ def test_a_spoiled_body_is_parts_or_a_coded_refusal(
         "truncate": body[:i],
         "repeat": body[:i] + body[i // 2 : i] * 3 + body[i:],
     }[change]
-    try:
-        files = read(cut(spoiled, places), BATCH)
-    except RequestError as error:
-        assert error.status in (400, 413)
-        assert error.detail
-    else:
-        assert 1 <= len(files) <= BATCH.files_max
+    outcome = outcome_of(cut(spoiled, places))
+    assert (
+        outcome.status in (400, 413) if isinstance(outcome, RequestError) else 1 <= len(outcome) <= BATCH.files_max
+    ), outcome
 
 
 @settings(deadline=None)
@@ -241,10 +246,11 @@ def test_raw_limits() -> None:
 def test_in_a_batch_a_large_file_stands_as_its_error() -> None:
     files = [b"a" * 100, b"b" * 10_001, b"c" * 10_000]
     got = read(cut(multipart(files, "files"), range(0, 30_000, 777)), BATCH)
-    assert got[0] == files[0]
-    assert got[2] == files[2]
-    assert isinstance(got[1], RequestError)
-    assert got[1].code == "payload_too_large"
+    assert [f.code if isinstance(f, RequestError) else bytes(f) for f in got] == [
+        files[0],
+        "payload_too_large",
+        files[2],
+    ]
 
 
 def test_the_request_limit_holds_for_chunked_bodies() -> None:

@@ -21,10 +21,11 @@ ALLOWED = {
     "bundle": LEAVES,
     **dict.fromkeys(ROOMS, BUNDLE),
     "selftest": ROOMS - {"records", "metrics", "logs"} | BUNDLE,
-    "service": ROOMS | BUNDLE | {"selftest"},
+    "live": ROOMS | BUNDLE | {"selftest"},
+    "service": ROOMS | BUNDLE | {"selftest", "live"},
     "api": ROOMS | BUNDLE | {"service"},
-    "main": ROOMS | BUNDLE | {"service", "api", "selftest"},
-    "cli": ROOMS | BUNDLE | {"service", "api", "main", "selftest"},
+    "main": ROOMS | BUNDLE | {"service", "api", "selftest", "live"},
+    "cli": ROOMS | BUNDLE | {"service", "api", "main", "selftest", "live"},
     "ui": set[str](),
 }
 TRAINING = {"imaging", "preprocessing", "inference", "decision", "explain", "drift", "selftest"} | BUNDLE
@@ -38,7 +39,7 @@ HOMES = {
     "sklearn": set[str](),
     "sqlalchemy": {"records"},
     "alembic": {"records"},
-    "prometheus_client": {"metrics", "main"},
+    "prometheus_client": {"metrics", "main", "cli"},
     "fastapi": {"api", "main"},
     "starlette": {"api", "main"},
     "onnxruntime": {"inference"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_predict_is_answered_and_recorded(server: Server, key: str, film: bytes)
     assert sum(c["probability"] for c in answer["classes"]) == pytest.approx(1)
     assert answer["operating_point"]["name"]
     assert "intended_use_unverified" in {w["code"] for w in answer["warnings"]}
-    with sqlite3.connect(f"file:{server.state / 'cxr.sqlite3'}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{server.state / 'cxr.sqlite3'}?mode=ro", uri=True)) as db:
         rows = db.execute(
             "SELECT label, image_sha256, bundle_digest FROM predictions WHERE request_id = ?", [answer["request_id"]]
         ).fetchall()

@@ -37,12 +37,12 @@ def test_verify_passes_after_a_thousand_mixed_requests(bundles_dir: Path, tmp_pa
                     2: ("/predict", BAD_KEY, films[0], "image/jpeg", "*/*"),
                     3: ("/batch_predict", service_key, batch, "multipart/form-data; boundary=x", "*/*"),
                 }.get(i % 10, ("/predict", service_key, films[i % 6], "image/jpeg", "*/*"))
-                connection = server.connection() if key == BAD_KEY else connection
                 reply = ask(connection, "POST", path, key=key, body=body, Content_Type=kind, Accept=accept)
                 if reply.headers.get("connection") == "close":
                     connection.close()
                     connection = server.connection()
                 seen[path, reply.status] += 1
+            connection.close()
 
         threads = [threading.Thread(target=client, args=(n,)) for n in range(4)]
         for thread in threads:

@@ -19,8 +19,10 @@ from benchmarks.server import Server, ask, serving, start
 
 
 def _predict_until_it_dies(server: Server, key: str, film: bytes, answered: list[str], stop: threading.Event) -> None:
-    connection = server.connection(timeout_s=20)
-    with contextlib.suppress(OSError, http.client.HTTPException):
+    with (
+        contextlib.closing(server.connection(timeout_s=20)) as connection,
+        contextlib.suppress(OSError, http.client.HTTPException),
+    ):
         while not stop.is_set():
             reply = ask(connection, "POST", "/predict", key=key, body=film, Content_Type="image/jpeg")
             if reply.status == 200:

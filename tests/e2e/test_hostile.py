@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server import Server, ask, serving
+from benchmarks.server import Server, serving
 from tests.support.hostile import hostile_images
 
 MIB = 2**20
@@ -19,8 +19,7 @@ MIB = 2**20
 def test_every_hostile_image_is_refused_with_its_code_in_bounded_memory(bundles_dir: Path, film: bytes) -> None:
     with serving(bundles_dir=bundles_dir, rate_limit_per_minute=1_000_000) as server:
         key = server.key("service")
-        connection = server.connection()
-        assert ask(connection, "POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
+        assert server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
         idle = server.rss_bytes()
         seen = {}
         corpus = hostile_images()

@@ -25,6 +25,7 @@ def test_a_full_queue_refuses_at_once_and_health_answers(bundles_dir: Path) -> N
                 replies.append((reply.status, time.perf_counter() - start, dict(reply.headers)))
                 if reply.headers.get("connection") == "close":
                     connection.close()
+            connection.close()
 
         threads = [threading.Thread(target=push) for _ in range(8)]
         for thread in threads:
@@ -65,6 +66,7 @@ def test_every_answer_belongs_to_its_request(server: Server, key: str) -> None:
                 done.append(i)
                 if reply.json()["classes"] != alone[i]:
                     wrong.append(i)
+        connection.close()
 
     threads = [threading.Thread(target=client, args=(n,)) for n in range(16)]
     for thread in threads:

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from app.domain import Radiograph
 from app.errors import CxrError, ImageError, RefusedError
 from app.imaging import decode as decode_module
 from app.imaging.codecs import decode_jpeg_gray
-from app.imaging.decode import ImageLimits, decode
+from app.imaging.decode import ImageLimits, decode, limit_threads
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
 from app.imaging.quality import refuse_blank
 from app.preprocessing import resize_to_input
@@ -422,3 +423,12 @@ def test_no_real_film_is_refused() -> None:
         film = decode(data, ImageLimits(min_px=100, max_px=4_096))
         with Image.open(path) as reader:
             assert (film.width, film.height) == reader.size
+
+
+def test_limit_threads_leaves_opencv_one() -> None:
+    before = cv2.getNumThreads()
+    try:
+        limit_threads()
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

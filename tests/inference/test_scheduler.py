@@ -130,11 +130,17 @@ def test_a_batch_takes_all_its_places_or_none() -> None:
             s.admit(0)
 
 
+def _release_and_fail(admission: Admission) -> None:
+    with admission:
+        admission.release()
+        raise KeyError
+
+
 def test_an_admission_is_released_once() -> None:
     with scheduler() as s:
         other, admission = s.admit(), s.admit()
-        with pytest.raises(KeyError), admission:
-            {}[admission.release()]
+        with pytest.raises(KeyError):
+            _release_and_fail(admission)
         admission.release()
         assert s.admitted == 1
         other.release()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,8 @@ def test_mac_input_is_format_version_1() -> None:
 
 @given(st.sampled_from([f.name for f in dataclasses.fields(Event)]), st.text(max_size=5))
 def test_every_field_reaches_the_mac(name: str, text: str) -> None:
-    changed = dataclasses.replace(EVENT, **{name: 8 if name == "seq" else text})
+    value: Any = 8 if name == "seq" else text
+    changed = dataclasses.replace(EVENT, **{name: value})
     assert changed.mac_input("k1") != EVENT.mac_input("k1")
     assert EVENT.mac_input("k2") != EVENT.mac_input("k1")
 

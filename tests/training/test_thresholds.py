@@ -28,9 +28,7 @@ def _rates(y: np.ndarray, m: np.ndarray, threshold: float) -> tuple[float, float
 def test_by_hand() -> None:
     y = np.array([0, 0, 0, 1, 1, 1])
     m = np.array([-3.0, -1.0, 1.0, 0.0, 2.0, 4.0])
-    assert youden(y, m) == pytest.approx(
-        -0.5
-    )  # 1.0 + 2/3 there and at 1.5; the middle one of the two ties is the upper or lower
+    assert youden(y, m) in {-0.5, 1.5}  # sensitivity + specificity is 5/3 at both
     assert for_sensitivity(y, m, 1.0) == pytest.approx(-0.5)
     assert for_sensitivity(y, m, 0.6) == pytest.approx(1.5)
     assert for_specificity(y, m, 1.0) == pytest.approx(1.5)

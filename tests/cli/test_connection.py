@@ -1,0 +1,174 @@
+"""Reading from real sockets: little, bounded, and the answer is seen even by a client that is still sending."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from app.cli import connection
+from app.cli.connection import HTTP_PROTOCOL, RECEIVE_BYTES
+
+NINE_MB = 9_000_000
+
+
+@dataclass
+class Counting:
+    """A listening server that turns away `/no` and counts what came off its sockets."""
+
+    reads: list[int] = field(default_factory=list)
+    port: int = 0
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, headers = 401, [(b"connection", b"close")]
+        if scope["path"] == "/yes":
+            size, more = 0, True
+            while more:
+                message = await receive()
+                size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+            status, headers = (200 if size == NINE_MB or not size else 500), []
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2"), *headers]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    counting = Counting()
+    updated = connection.BoundedConnection.buffer_updated
+
+    def counted(self: connection.BoundedConnection, nbytes: int) -> None:
+        counting.reads.append(nbytes)
+        updated(self, nbytes)
+
+    monkeypatch.setattr(connection.BoundedConnection, "buffer_updated", counted)
+    monkeypatch.setattr(connection, "HEADERS_DEADLINE_S", 0.3)
+    config = uvicorn.Config(
+        counting.app,
+        port=0,
+        http=HTTP_PROTOCOL,
+        loop=request.param,
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+        timeout_keep_alive=1,
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    counting.port = running.servers[0].sockets[0].getsockname()[1]
+    yield counting
+    running.should_exit = True
+    thread.join()
+
+
+def answer(client: socket.socket) -> bytes:
+    got = b""
+    while chunk := client.recv(65_536):
+        got += chunk
+    return got
+
+
+def test_a_refused_upload_costs_one_read(server: Counting) -> None:
+    for _ in range(10):
+        with server.connect() as client:
+            server.reads.clear()
+            client.sendall(b"POST /no HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % NINE_MB)
+            with suppress(OSError):  # the server hangs up, as it should
+                client.sendall(b"x" * NINE_MB)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 401 ")
+            assert sum(server.reads) <= RECEIVE_BYTES <= 64_000
+
+
+def test_httpx_sees_why(server: Counting) -> None:
+    for _ in range(10):
+        server.reads.clear()
+        assert httpx.post(f"http://127.0.0.1:{server.port}/no", content=b"x" * NINE_MB).status_code == 401
+        assert sum(server.reads) <= RECEIVE_BYTES
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
+@pytest.mark.parametrize("expect", [["-H", "Expect:"], []], ids=["sends at once", "waits for 100"])
+def test_curl_sees_why(server: Counting, tmp_path: Path, expect: list[str]) -> None:
+    (tmp_path / "body").write_bytes(b"x" * NINE_MB)
+    for _ in range(10):
+        server.reads.clear()
+        done = subprocess.run(
+            ["curl", "-s", "-w", "%{http_code}", *expect, "--data-binary", f"@{tmp_path / 'body'}",
+             f"http://127.0.0.1:{server.port}/no"],
+            check=False, capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+        assert (done.stdout, done.returncode) == ("ok401", 0)
+        assert sum(server.reads) <= RECEIVE_BYTES
+
+
+def test_an_upload_that_is_wanted_is_read_whole(server: Counting) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
+        for _ in range(3):
+            assert client.post("/yes", content=b"x" * NINE_MB).status_code == 200
+        assert client.get("/yes").status_code == 200
+    assert max(server.reads) <= RECEIVE_BYTES
+
+
+def test_pipelined_requests_are_answered_in_order(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n" * 3 + b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
+        statuses = [line for line in answer(client).split(b"\r\n") if b"HTTP/1.1 " in line]
+    assert [s.split()[-2] if s.endswith(b"OK") else s.split()[1] for s in statuses] == [b"200", b"200", b"200", b"401"]
+
+
+def test_headers_have_a_size(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"GET /yes HTTP/1.1\r\nHost: a\r\n")
+        with suppress(OSError):
+            for i in range(2_000):
+                client.sendall(b"X-Header-%d: %s\r\n" % (i, b"y" * 100))
+        assert client.recv(65_536).startswith(b"HTTP/1.1 431 ")
+    assert sum(server.reads) <= 2 * RECEIVE_BYTES
+
+
+def test_headers_have_a_deadline(server: Counting) -> None:
+    for start in (b"", b"GET /yes HTTP/1.1\r\nHost", b"\r\n"):
+        with server.connect() as client:
+            begun = time.monotonic()
+            client.sendall(start)
+            assert answer(client) == b""
+            assert time.monotonic() - begun < 3
+
+
+def test_a_second_request_has_a_deadline_too(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /yes HTTP/1.1\r\nHos")
+        assert answer(client) == b""
+
+
+def test_what_is_no_http_gets_our_problem(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"\x16\x03\x01 hello CANARY\r\n\r\n")
+        got = answer(client)
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert b"x-request-id: " in head
+    assert b'"code": "malformed_request"' in body
+    assert b"CANARY" not in got
