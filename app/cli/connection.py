@@ -13,6 +13,7 @@ import json
 import uuid
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +23,14 @@ RECEIVE_BYTES = 61_440
 HEADERS_MAX_BYTES = 32_768
 HEADERS_DEADLINE_S = 10.0
 LINGER_S = 0.25
+
+
+_BUFFERS: WeakKeyDictionary[asyncio.AbstractEventLoop, bytearray] = WeakKeyDictionary()
+
+
+def _buffer_of(loop: asyncio.AbstractEventLoop) -> bytearray:
+    """One buffer for all connections of a loop: it is filled and copied from within one callback, never across two."""
+    return _BUFFERS.setdefault(loop, bytearray(RECEIVE_BYTES))
 
 
 class _Http(HttpToolsProtocol):
@@ -107,7 +116,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
         self._http = _Http(config, server_state, app_state, _loop=self._loop)
-        self._buffer = bytearray(RECEIVE_BYTES)
+        self._buffer = _buffer_of(self._loop)
         self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
 

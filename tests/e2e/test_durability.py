@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import Server, ask, serving, start
+from tests.support.tracing import needs_strace, traced
 
 
 def _predict_until_it_dies(server: Server, key: str, film: bytes, answered: list[str], stop: threading.Event) -> None:
@@ -70,24 +70,15 @@ def test_kill_9_under_load_loses_no_answer(bundles_dir: Path, film: bytes, tmp_p
     assert again.stop() == 0
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")
+@needs_strace
 def test_no_answer_leaves_before_the_fdatasync_that_follows_its_insert(
     bundles_dir: Path, film: bytes, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "state", bundles_dir=bundles_dir, rate_limit_per_minute=1_000_000) as server:
         key = server.key("service")
         trace = tmp_path / "trace"
-        calls = "pwrite64,write,writev,sendto,sendmsg,fdatasync,fsync"
-        tracer = subprocess.Popen(
-            ["strace", "-f", "-yy", "-tt", "-s", "9000", "-e", f"trace={calls}", "-o", str(trace), "-p", str(server.process.pid)],
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
-        assert tracer.stderr is not None
-        tracer.stderr.readline()
-        answered = _load(server, key, film, clients=16, seconds=4)
-        time.sleep(0.3)
-        tracer.terminate()
-        tracer.wait()
+        with traced(server.process.pid, "pwrite64,write,writev,sendto,sendmsg,fdatasync,fsync", trace):
+            answered = _load(server, key, film, clients=16, seconds=4)
     lines = trace.read_text(errors="replace").splitlines()
     inserted: dict[str, int] = {}
     sent: dict[str, int] = {}

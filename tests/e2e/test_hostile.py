@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from benchmarks.server import Server, serving
 from tests.support.hostile import hostile_images
+from tests.support.tracing import needs_strace, traced
 
 MIB = 2**20
 
@@ -27,7 +24,8 @@ def test_every_hostile_image_is_refused_with_its_code_in_bounded_memory(bundles_
         for case in corpus:
             reply = server.request("POST", "/predict", key=key, body=case.data, Content_Type=case.content_type)
             seen[case.name] = (reply.status, reply.json().get("code"))
-        assert seen == {case.name: (case.status, case.code) for case in corpus}
+        wanted = {case.name: (case.status, case.code) for case in corpus}
+        assert seen == {**wanted, "empty": (400, "missing_file")}  # over HTTP, nothing is no file
         assert server.process.poll() is None
         peak = server.peak_rss_bytes()
         time.sleep(1)
@@ -55,16 +53,10 @@ def _read_by(trace: Path, marker: str) -> int:
     return total
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")
+@needs_strace
 def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Server, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-yy", "-e", "trace=read,recvfrom,recvmsg,open,openat,creat", "-o", str(trace), "-p", str(server.process.pid)],
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert tracer.stderr is not None
-        tracer.stderr.readline()  # "attached"
+    with traced(server.process.pid, "read,recvfrom,recvmsg,open,openat,creat", trace):
         head = (
             b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-API-Key: cxr_aaaaaaaa_" + b"b" * 43 + b"_cccccc\r\n"
             b"Content-Type: image/jpeg\r\nContent-Length: 9000000\r\n\r\n"
@@ -82,10 +74,6 @@ def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Ser
                     answer += chunk
             except OSError:
                 pass
-        time.sleep(0.5)
-    finally:
-        tracer.terminate()
-        tracer.wait()
     assert b" 401 " in answer.split(b"\r\n")[0]
     read = _read_by(trace, f":{server.port}->")
     print(f"9 MB with a bad key: {read} bytes read from the socket")

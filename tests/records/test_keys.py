@@ -67,7 +67,7 @@ def test_a_row_that_was_changed_fits_no_secret(
     """Raising a role by SQL gives nothing: the stored MAC binds it."""
     records = open_records(sqlite_settings)
     text = records.keys.create(Role.TECHNICIAN, "a")
-    with sa.create_engine(sqlite_settings.database).begin() as connection:
+    with sa.create_engine(sqlite_settings.database, poolclass=sa.NullPool).begin() as connection:
         connection.exec_driver_sql(f"UPDATE api_keys SET {column} = ?", ("admin" if column == "role" else "zzzzzzzz",))
     other = open_records(sqlite_settings, role="cli")
     assert other.authenticate(text) is None

@@ -236,7 +236,7 @@ def test_counts_are_written_when_their_minute_is_over_and_at_close(settings: Set
     records.count("overloaded", "abcdefgh")
     time.sleep(0.2)  # ticks pass, the minute is not over (or was just now, then it is written already)
     records.close()
-    with sa.create_engine(settings.database).connect() as connection:
+    with sa.create_engine(settings.database, poolclass=sa.NullPool).connect() as connection:
         events = sa.text("SELECT e.kind, p.payload FROM audit_events e NATURAL JOIN audit_payloads p WHERE e.seq > 0")
         rows = [(kind, json.loads(payload)) for kind, payload in connection.execute(events)]
     assert {kind for kind, _ in rows} == {"counted"}
