@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -51,7 +51,8 @@ def load_bundle(store: BundleStore, ref: BundleRef) -> LiveBundle:
     bundle = store.verify(ref)
     engine = OnnxRuntimeEngine(bundle.network)
     self_test(bundle, engine)
-    return LiveBundle(bundle, engine, Head.from_tensors(bundle.manifest.network.explanation, bundle.head))
+    head = Head.from_tensors(bundle.manifest.network.explanation, bundle.head)
+    return LiveBundle(replace(bundle, network=b"", golden={}), engine, head)  # the engine has its own copy
 
 
 class LiveBundles:

@@ -216,7 +216,10 @@ class Metrics:
         self._drift.clear()
         self._reference.clear()
         for statistic in STATISTICS:
-            for i, share in enumerate(reference.get(f"proportions_{statistic}", ())):
+            shares = np.asarray(reference.get(f"proportions_{statistic}", ()), dtype=np.float64)
+            for i, share in enumerate(
+                () if np.isnan(shares).any() else shares
+            ):  # NaN: the bundle has no such statistic
                 self._reference.labels(statistic, str(i)).set(float(share))
                 self._drift.labels(statistic, str(i)).inc(0)
 

@@ -221,7 +221,7 @@ class TriageService:
             live.manifest.classes,
             minimum=self._settings.drift_min_predictions,
         )
-        facts = {"request_id": request_id, "predictions": window.n, "level": report.level}
+        facts = {"request_id": request_id, "judged": window.n, "level": report.level}
         await self._records.record(AuditEvent("drift_report", principal.key_id, facts))
         return report
 

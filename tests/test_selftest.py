@@ -46,7 +46,7 @@ class Altered:
         if self.fails:
             raise InternalError from ValueError("no output")
         output = self.engine.run(tensor)
-        logits = output.logits + np.float32(self.logit_shift) * np.maximum(np.float32(1), np.abs(output.logits))
+        logits = np.array([z + self.logit_shift * max(1.0, abs(z)) for z in output.logits.tolist()], np.float32)
         return NetworkOutput(logits, output.features * np.float32(self.feature_factor))
 
 

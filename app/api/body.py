@@ -30,6 +30,7 @@ HEADERS_PER_PART = 8
 HEADER_BYTES_PER_PART = 4_096
 PART_OVERHEAD_BYTES = 8_192  # what one part may add to its file: headers, boundaries
 PADDING_BYTES = 256  # blanks a client may put after a boundary; the parser walks them one by one
+DELIMITERS_MAX = 64  # boundaries beyond one a file; a real boundary does not occur in a file (RFC 2046 section 5.1.1)
 GROWTH_BYTES = 262_144  # first step of a body of unknown length
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046 section 5.1.1
 _PLAIN_ENCODINGS = frozenset({b"binary", b"8bit", b"7bit"})
@@ -313,15 +314,13 @@ class _Multipart:
         place = chunk.find(self._delimiter)  # several times faster than count where there is none
         while place >= 0:
             self._delimiters += 1
-            if self._delimiters > self._rule.files_max:  # the first boundary has no line break before it
-                raise RequestError("too_many_files", limit=self._rule.files_max)
+            if self._delimiters > DELIMITERS_MAX + self._rule.files_max:
+                raise RequestError("malformed_multipart", what="its boundary stands everywhere")
             place = chunk.find(self._delimiter, place + len(self._delimiter))
 
     # callbacks
 
     def _part_begin(self) -> None:
-        if len(self._files) >= self._rule.files_max:
-            raise RequestError("too_many_files", limit=self._rule.files_max)
         self._start = self._buffer.used
         self._header_bytes = 0
         self._too_large = self._named = False
@@ -357,6 +356,8 @@ class _Multipart:
                 "malformed_multipart",
                 what=f"a part is not named '{self._rule.part}'; options belong into the query of the address",
             )
+        if len(self._files) >= self._rule.files_max:
+            raise RequestError("too_many_files", limit=self._rule.files_max)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._too_large:

@@ -1,7 +1,8 @@
 """The door: a plain ASGI layer around everything else.
 
 Request id, authentication, role, declared body size and rate are settled before one body byte is asked for; whatever is answered
-while a body is still unread closes the connection, so a refused upload is not read. Every answer gets the request id and the
+while a body is still unread closes the connection, so a refused upload is not read (a known key that is told to come back later
+keeps its connection: what it is still sending is let go by, so that it can read the answer). Every answer gets the request id and the
 security headers, every error becomes a problem document here and nowhere else, and every request is one log line and one
 observation. No body, file name, raw path or query is logged.
 """
@@ -34,6 +35,8 @@ QUERY_MAX_FIELDS = 32
 CLIENT_GONE_STATUS = 499  # logged and counted only; there is nobody to answer
 _KEY_PREFIX = re.compile(r"cxr_([A-Za-z0-9]{8})_")
 _COUNTED = frozenset({"unauthenticated", "forbidden", "rate_limited", "overloaded"})
+
+_COME_BACK = frozenset({"rate_limited", "overloaded", "not_ready", "audit_unavailable"})
 
 _NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _OWN_ONLY = (
@@ -209,9 +212,17 @@ class _Exchange:
         given = {name.lower() for name, _ in headers}
         headers += [(name, value) for name, value in _POLICIES[shown] if name not in given]
         headers.append((b"x-request-id", call.request_id.encode("ascii")))
-        if not call.body_done:
+        if not (call.body_done or _worth_draining(call)):
             headers.append((b"connection", b"close"))
         return headers
+
+
+def _worth_draining(call: Call) -> bool:
+    """Whether the server should let the rest of a body pass by unkept, so that a client still sending can read its answer.
+
+    Only for a known key that must wait its turn: its declared length was found within bounds. Everybody else is hung up on.
+    """
+    return call.caller is not None and call.code in _COME_BACK and "content-length" in call.headers
 
 
 def presented_key(call: Call) -> str | None:

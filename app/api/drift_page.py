@@ -46,11 +46,11 @@ def drift_page(answer: DriftAnswer) -> str:
 
 
 def _head(a: DriftAnswer) -> str:
-    little = (
-        f"<p>At least {a.minimum:,} predictions are needed: with fewer, noise alone looks like drift.</p>"
-        if a.n < a.minimum
-        else ""
-    )
+    little = ""
+    if a.n < a.minimum:
+        little = f"<p>At least {a.minimum:,} predictions are needed: with fewer, noise alone looks like drift.</p>"
+    elif a.n_reference < a.minimum_reference:
+        little = f"<p>The bundle's reference is too small: at least {a.minimum_reference:,} films are needed.</p>"
     return (
         f"<h1>Drift report: {_level(a.level)}</h1>"
         f'<p class="soft">{a.since:%Y-%m-%d %H:%M} to {a.until:%Y-%m-%d %H:%M} UTC &middot; {a.n:,} predictions &middot; '

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas import API_VERSION
-from app.drift import ALERT, WATCH, Level
+from app.drift import ALERT, REFERENCE_MIN, WATCH, Level
 
 if TYPE_CHECKING:
     from app.drift import DriftReport
@@ -69,7 +69,8 @@ class DriftAnswer(_Part):
     until: datetime
     n: int = Field(description="Predictions in the window.")
     minimum: int = Field(description="Below this: insufficient data.")
-    n_reference: int
+    n_reference: int = Field(description="Films of the reference.")
+    minimum_reference: int = Field(description="Below this, too: insufficient data.")
     level: Level
     levels: Levels
     statistics: list[StatisticRow]
@@ -88,6 +89,7 @@ def drift_response(report: DriftReport, bundle: str, request_id: str) -> DriftAn
         n=report.n,
         minimum=report.minimum,
         n_reference=report.n_reference,
+        minimum_reference=REFERENCE_MIN,
         level=report.level,
         levels=Levels(watch=WATCH, alert=ALERT),
         statistics=[

@@ -153,6 +153,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "n": 1200,
         "minimum": 500,
         "n_reference": 5000,
+        "minimum_reference": 180,
         "level": "ok",
         "levels": {"watch": 0.1, "alert": 0.2},
         "statistics": [_STATISTIC],

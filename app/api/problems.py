@@ -47,11 +47,7 @@ def problem_response(error: CxrError, request_id: str) -> Response:
 
 
 def as_http_error(error: CxrError) -> CxrError:
-    """The error itself, or `internal_error` for one that has no row in the table (bundles, records, settings)."""
-    try:
-        _ = error.status, error.title, error.detail
-    except (KeyError, IndexError):
-        return InternalError()
+    """The error itself, or `internal_error` for one that is meant for operators (bundles, records, settings)."""
     return error if error.status != 500 else InternalError()
 
 

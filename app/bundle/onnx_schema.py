@@ -65,6 +65,10 @@ def _bytes(name: str) -> Slot:
     return Slot(name, Kind.BYTES)
 
 
+def _text(name: str, *, repeated: bool = False) -> Slot:
+    return Slot(name, Kind.BYTES, repeated=repeated, text=True)
+
+
 def _many(name: str, kind: Kind = Kind.BYTES) -> Slot:
     return Slot(name, kind, repeated=True)
 
@@ -75,11 +79,11 @@ def _never(name: str, code: str, kind: Kind = Kind.BYTES) -> Slot:
 
 MODEL: Table = {
     1: _number("ir_version"),
-    2: _bytes("producer_name"),
-    3: _bytes("producer_version"),
-    4: _bytes("domain"),
+    2: _text("producer_name"),
+    3: _text("producer_version"),
+    4: _text("domain"),
     5: _number("model_version"),
-    6: _bytes("doc_string"),
+    6: _text("doc_string"),
     7: _bytes("graph"),
     8: _many("opset_import"),
     14: _many("metadata_props"),
@@ -87,13 +91,13 @@ MODEL: Table = {
     25: _never("functions", _CUSTOM),
     26: _never("configuration", _MALFORMED),
 }
-OPSET: Table = {1: _bytes("domain"), 2: _number("version")}
-ENTRY: Table = {1: _bytes("key"), 2: _bytes("value")}
+OPSET: Table = {1: _text("domain"), 2: _number("version")}
+ENTRY: Table = {1: _text("key"), 2: _text("value")}
 GRAPH: Table = {
     1: _many("node"),
-    2: _bytes("name"),
+    2: _text("name"),
     5: _many("initializer"),
-    10: _bytes("doc_string"),
+    10: _text("doc_string"),
     11: _many("input"),
     12: _many("output"),
     13: _many("value_info"),
@@ -102,19 +106,19 @@ GRAPH: Table = {
     16: _many("metadata_props"),
 }
 NODE: Table = {
-    1: _many("input"),
-    2: _many("output"),
-    3: _bytes("name"),
-    4: _bytes("op_type"),
+    1: _text("input", repeated=True),
+    2: _text("output", repeated=True),
+    3: _text("name"),
+    4: _text("op_type"),
     5: _many("attribute"),
-    6: _bytes("doc_string"),
-    7: _bytes("domain"),
+    6: _text("doc_string"),
+    7: _text("domain"),
     8: _never("overload", _CUSTOM),
     9: _many("metadata_props"),
     10: _never("device_configurations", _MALFORMED),
 }
 ATTRIBUTE: Table = {
-    1: _bytes("name"),
+    1: _text("name"),
     2: Slot("f", Kind.FIXED32),
     3: _number("i"),
     4: _bytes("s"),
@@ -125,7 +129,7 @@ ATTRIBUTE: Table = {
     9: _many("strings"),
     10: _many("tensors"),
     11: _never("graphs", _FORBIDDEN),
-    13: _bytes("doc_string"),
+    13: _text("doc_string"),
     14: _never("tp", _MALFORMED),
     15: _never("type_protos", _MALFORMED),
     20: _number("type"),
@@ -141,26 +145,26 @@ TENSOR: Table = {
     5: _many("int32_data", Kind.VARINT),
     6: _never("string_data", _MALFORMED),
     7: _many("int64_data", Kind.VARINT),
-    8: _bytes("name"),
+    8: _text("name"),
     9: _bytes("raw_data"),
     10: _many("double_data", Kind.FIXED64),
     11: _never("uint64_data", _MALFORMED),
-    12: _bytes("doc_string"),
+    12: _text("doc_string"),
     13: _never("external_data", _EXTERNAL),
     14: _number("data_location"),
     16: _many("metadata_props"),
 }
 SPARSE_TENSOR: Table = {1: _bytes("values"), 2: _bytes("indices"), 3: _many("dims", Kind.VARINT)}
-VALUE_INFO: Table = {1: _bytes("name"), 2: _bytes("type"), 3: _bytes("doc_string"), 4: _many("metadata_props")}
+VALUE_INFO: Table = {1: _text("name"), 2: _bytes("type"), 3: _text("doc_string"), 4: _many("metadata_props")}
 TYPE: Table = {
     1: _bytes("tensor_type"),
     4: _never("sequence_type", _MALFORMED),
     5: _never("map_type", _MALFORMED),
-    6: _bytes("denotation"),
+    6: _text("denotation"),
     7: _never("opaque_type", _MALFORMED),
     8: _never("sparse_tensor_type", _MALFORMED),
     9: _never("optional_type", _MALFORMED),
 }
 TENSOR_TYPE: Table = {1: _number("elem_type"), 2: _bytes("shape")}
 SHAPE: Table = {1: _many("dim")}
-DIMENSION: Table = {1: _number("dim_value"), 2: _bytes("dim_param"), 3: _bytes("denotation")}
+DIMENSION: Table = {1: _number("dim_value"), 2: _text("dim_param"), 3: _text("denotation")}

@@ -250,10 +250,7 @@ def _text(message: Message, name: str) -> str:
         return ""
     if len(values[0]) > MAX_NAME_BYTES:
         raise WireError(f"field {name} has {len(values[0])} bytes")
-    try:
-        return str(values[0], "utf-8")
-    except UnicodeDecodeError as error:
-        raise WireError(f"field {name} is not UTF-8") from error
+    return str(values[0], "utf-8")  # the reader has checked it
 
 
 def _words(numbers: range) -> str:

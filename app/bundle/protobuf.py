@@ -40,11 +40,15 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Slot:
-    """One row of a table. `refused` = the code of the error for a field that must not be there at all."""
+    """One row of a table.
+
+    text: must be UTF-8. refused: the code of the error for a field that must not be there at all.
+    """
 
     name: str
     kind: Kind
     repeated: bool = False
+    text: bool = False
     refused: str | None = None
 
 
@@ -74,7 +78,7 @@ class WireReader:
         """The fields of one message by name, in order. Numbers as int (unsigned 64 bit), all else as slices of `data`.
 
         Raises:
-            WireError: truncated, over-long, unknown, doubled or wrongly typed fields, or the budget is used up.
+            WireError: truncated, over-long, unknown, doubled or wrongly typed fields, text that is not UTF-8, or the budget is used up.
             RefusedField: a field that the table refuses.
         """
         found: Message = {}
@@ -94,6 +98,8 @@ class WireReader:
             packed = wire == Kind.BYTES.value and slot.repeated
             if wire != slot.kind.value and not packed:
                 raise WireError(f"field {slot.name} has wire type {wire}")
+            if slot.text and isinstance(value, memoryview):
+                _check_text(value, slot.name)
             values = found.setdefault(slot.name, [])
             if values and not slot.repeated:
                 raise WireError(f"field {slot.name} stands twice")
@@ -167,6 +173,13 @@ def count_numbers(values: list[Value], kind: Kind) -> int:
 def signed(value: int) -> int:
     """Two's complement of an unsigned 64 bit number, as int64 and int32 fields are written."""
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _check_text(value: memoryview, name: str) -> None:
+    try:
+        str(value, "utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"field {name} is not UTF-8") from error
 
 
 def _read_value(data: memoryview, at: int, wire: int) -> tuple[Value, int]:

@@ -30,7 +30,10 @@ _BUFFERS: WeakKeyDictionary[asyncio.AbstractEventLoop, bytearray] = WeakKeyDicti
 
 def _buffer_of(loop: asyncio.AbstractEventLoop) -> bytearray:
     """One buffer for all connections of a loop: it is filled and copied from within one callback, never across two."""
-    return _BUFFERS.setdefault(loop, bytearray(RECEIVE_BYTES))
+    buffer = _BUFFERS.get(loop)
+    if buffer is None:
+        buffer = _BUFFERS[loop] = bytearray(RECEIVE_BYTES)
+    return buffer
 
 
 class _Http(HttpToolsProtocol):
@@ -129,8 +132,10 @@ class BoundedConnection(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        in_body = self._http.unread and not self._http.headers_open
         self._http.data_received(bytes(memoryview(self._buffer)[:nbytes]))
-        self._header_bytes = self._header_bytes + nbytes if self._http.headers_open else 0
+        # a read that begins in a body and ends in the headers of the next request does not count: it may be mostly body
+        self._header_bytes = self._header_bytes + nbytes if self._http.headers_open and not in_body else 0
         if self._header_bytes >= HEADERS_MAX_BYTES:
             self._http.refuse(431, "headers_too_large", "Headers too large", "The headers are larger than 32 kB.")
         if self._http.busy:

@@ -13,7 +13,7 @@ import typer
 import uvicorn
 
 from app import logs
-from app.cli.connection import BoundedConnection
+from app.cli.connection import HTTP_PROTOCOL
 from app.main import create_app
 from app.records import Records
 from app.settings import Settings
@@ -70,7 +70,7 @@ def serve(
         app,
         host=settings.host,
         port=settings.port,
-        http=BoundedConnection,  # type: ignore[arg-type]  # uvicorn types plain protocols only; asyncio takes buffered ones too
+        http=HTTP_PROTOCOL,
         loop="uvloop",
         log_config=None,
         access_log=False,

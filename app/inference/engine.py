@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from app.domain import EngineInfo, NetworkOutput
 from app.errors import BundleError, InternalError
+from app.inference.memory import return_freed_memory
 
 _SILENT = 4  # fatal only: the runtime writes to stderr by itself, past our log; what it raises is reported by us
 
@@ -43,6 +44,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, network: bytes, *, threads: int = 1) -> None:
         self._session = _session(network, threads)
+        return_freed_memory()
         self._info = EngineInfo("onnxruntime", onnxruntime.__version__, "fp32", threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
@@ -65,15 +67,18 @@ class OnnxRuntimeEngine:
             tensor: float32 [C, S, S], as `app.preprocessing` made it for this bundle.
 
         Raises:
-            InternalError: a tensor of another shape or type, an output of unexpected shape, or one that is not finite; the
-                cause says which. None of it may become an answer.
+            InternalError: a tensor of another shape or type, a failure inside the runtime, an output of unexpected shape, or one
+                that is not finite; the cause says which. None of it may become an answer.
         """
         if tensor.shape != self._input_shape or tensor.dtype != np.float32:
             raise InternalError from ValueError(
                 f"the network takes float32 {self._input_shape}, got {tensor.dtype} {tensor.shape}"
             )
         batch = np.ascontiguousarray(tensor)[None]
-        logits, features = self._session.run(["logits", "features"], {self._input: batch})
+        try:
+            logits, features = self._session.run(["logits", "features"], {self._input: batch})
+        except Exception as error:  # the runtime's own exceptions share no base class
+            raise InternalError from error
         if logits.ndim != 2 or features.ndim != 4 or logits.shape[0] != 1 or features.shape[0] != 1:
             raise InternalError from ValueError(f"logits {logits.shape} and features {features.shape} for one film")
         if not (np.isfinite(logits).all() and np.isfinite(features).all()):
@@ -93,7 +98,9 @@ def _session(network: bytes, threads: int) -> onnxruntime.InferenceSession:
         # loaded from bytes, the runtime would look for tensors outside the file in the working directory
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
         try:
-            session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                network, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # the runtime's own exceptions share no base class
             raise BundleError(
                 "malformed_network", f"ONNX Runtime {onnxruntime.__version__} refuses the network: {error}"

@@ -213,6 +213,19 @@ def test_what_is_answered_before_the_end_of_the_body_closes_the_connection() -> 
     assert "connection" not in make_door().ask(headers=ADMIN).headers
 
 
+def test_a_known_key_that_must_come_back_keeps_its_connection() -> None:
+    """So that it can read when: what it is still sending is let go by."""
+    busy = UnavailableError("overloaded", retry_after_s=1)
+    upload = {**JPEG, "Content-Length": "3"}
+    assert "connection" not in make_door(busy).ask("POST", "/predict", {**ADMIN, **upload}).headers
+    endless = {**ADMIN, **JPEG, "Transfer-Encoding": "chunked"}
+    assert make_door(busy).ask("POST", "/predict", endless).headers["connection"] == "close"
+    assert (
+        make_door(RefusedError("blank_image")).ask("POST", "/predict", {**ADMIN, **upload}).headers["connection"]
+        == "close"
+    )
+
+
 def test_a_route_without_a_body_takes_none() -> None:
     assert code(make_door().ask("GET", "/metrics", {**ADMIN, "Content-Length": "1"})) == (413, "payload_too_large")
     assert code(make_door().ask("GET", "/health", {"Transfer-Encoding": "chunked"})) == (413, "payload_too_large")

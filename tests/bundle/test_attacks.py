@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from app.bundle.store import BundleRef
+from app.bundle.store import BundleRef, BundleStore
 from app.errors import BundleError
 from tests.support.bundle_attacks import ATTACKS
 from tests.support.bundle_victim import Attack, Victim, load
@@ -15,10 +16,14 @@ from tests.support.tiny_bundle import make_tiny_bundle
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_an_attack_is_refused_by_its_code(attack: Attack, tmp_path: Path) -> None:
-    ref = make_tiny_bundle(tmp_path / "bundles")
-    attack.apply(Victim(tmp_path / "bundles", ref))
+    ref = make_tiny_bundle(tmp_path)
+    attack.apply(Victim(tmp_path, ref))
+    look = BundleStore(tmp_path).verify
+    if attack.by == "run":
+        look(ref)  # nothing to be seen without running it
+        look = partial(load, tmp_path)
     with pytest.raises(BundleError) as refused:
-        load(tmp_path / "bundles", ref)
+        look(ref)
     assert refused.value.code == attack.code, refused.value
     assert len(str(refused.value)) < 2_000
 

@@ -127,3 +127,28 @@ def test_loading_says_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> No
     with pytest.raises(BundleError):
         OnnxRuntimeEngine(broken.SerializeToString())
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_runtime_does_not_try_again_or_print(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its Python layer answers some errors with a message on stdout and a second try."""
+    broken = network().SerializeToString().replace(b"\x12\x02c0", b"\x12\x02\xff0", 1)
+    with pytest.raises(BundleError):
+        OnnxRuntimeEngine(broken)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failure_inside_the_runtime_is_a_fault_of_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = OnnxRuntimeEngine(failing_network().SerializeToString())
+    with pytest.raises(InternalError) as fault:
+        engine.run(film(0))
+    assert "Gather" in str(fault.value.__cause__)
+    assert capfd.readouterr() == ("", "")
+
+
+def failing_network() -> onnx.ModelProto:
+    """Takes the tenth of three logits."""
+    model = network()
+    model.graph.node[-1].output[0] = "three"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([9, 9, 9]), "tenth"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["three", "tenth"], ["logits"], axis=1))
+    return model

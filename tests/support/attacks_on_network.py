@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,7 +15,9 @@ Change: TypeAlias = Callable[[onnx.ModelProto], None]
 
 
 class _ModelAttacks(AttackList):
-    def model(self, code: str, name: str | None = None) -> Callable[[Change], Change]:
+    def model(
+        self, code: str, name: str | None = None, *, by: Literal["store", "run"] = "store"
+    ) -> Callable[[Change], Change]:
         """Decorator: the function changes the parsed model and gives the name."""
 
         def register(change: Change) -> Change:
@@ -24,7 +26,7 @@ class _ModelAttacks(AttackList):
                 change(model)
                 v.write_model(model)
 
-            self.add(name or change.__name__, code, apply)
+            self.add(name or change.__name__, code, apply, by=by)
             return change
 
         return register
@@ -294,14 +296,11 @@ def operator_set_twice(m: onnx.ModelProto) -> None:
     m.opset_import.append(helper.make_opsetid("ai.onnx", 17))
 
 
-@ON_NETWORK.model("unsupported_opset")
-def operator_set_9(m: onnx.ModelProto) -> None:
-    m.opset_import[0].version = 9
+for _version in (9, 99):
 
-
-@ON_NETWORK.model("unsupported_opset")
-def operator_set_99(m: onnx.ModelProto) -> None:
-    m.opset_import[0].version = 99
+    @ON_NETWORK.model("unsupported_opset", f"operator set {_version}")
+    def _unsupported(m: onnx.ModelProto, version: int = _version) -> None:
+        m.opset_import[0].version = version
 
 
 @ON_NETWORK.model("malformed_network")
@@ -314,12 +313,12 @@ def node_name_of_a_megabyte(m: onnx.ModelProto) -> None:
     m.graph.node[0].op_type = "x" * (1 << 20)
 
 
-@ON_NETWORK.model("malformed_network")
+@ON_NETWORK.model("malformed_network", by="run")
 def node_that_feeds_itself(m: onnx.ModelProto) -> None:
     m.graph.node.append(helper.make_node("Relu", ["loop"], ["loop"]))
 
 
-@ON_NETWORK.model("malformed_network")
+@ON_NETWORK.model("malformed_network", by="run")
 def initializer_that_is_not_there(m: onnx.ModelProto) -> None:
     del m.graph.initializer[0]
 
@@ -374,19 +373,26 @@ def output_without_a_shape(m: onnx.ModelProto) -> None:
     m.graph.output[1].type.tensor_type.ClearField("shape")
 
 
-@ON_NETWORK.model("golden_mismatch")
+@ON_NETWORK.model("golden_mismatch", by="run")
+def network_that_fails_when_run(m: onnx.ModelProto) -> None:
+    m.graph.node[-1].output[0] = "one"
+    m.graph.initializer.append(numpy_helper.from_array(np.array([9]), "tenth"))
+    m.graph.node.append(helper.make_node("Gather", ["one", "tenth"], ["logits"], axis=1))
+
+
+@ON_NETWORK.model("golden_mismatch", by="run")
 def weights_of_nan(m: onnx.ModelProto) -> None:
     tensor = m.graph.initializer[0]
     tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, np.float32).tobytes()
 
 
-@ON_NETWORK.model("golden_mismatch")
+@ON_NETWORK.model("golden_mismatch", by="run")
 def weights_a_little_larger(m: onnx.ModelProto) -> None:
     tensor = m.graph.initializer[0]
     tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * np.float32(1.02)).tobytes()
 
 
-@ON_NETWORK.model("head_mismatch")
+@ON_NETWORK.model("head_mismatch", by="run")
 def features_before_the_last_relu(m: onnx.ModelProto) -> None:
     """The head no longer follows from what is explained."""
     m.graph.node[5].output[0] = "hidden"

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.support.bundle_victim import GOLDEN, HEAD, REFERENCE, Apply, AttackLi
 
 ON_TENSORS = AttackList()
 _add = ON_TENSORS.add
+_when_run = partial(ON_TENSORS.add, by="run")
 MALFORMED = "malformed_tensors"
 MISMATCH = "golden_mismatch"
 
@@ -43,8 +45,8 @@ _add("head of another kind", "head_mismatch", _head(lambda h: {f"0.{name}": valu
 _add("empty head", "head_mismatch", _head(lambda _: {}))
 _add("head with NaN", "head_mismatch", _head(lambda h: {**h, "bias": np.full(1, np.nan, np.float32)}))
 _add("head of float64", MALFORMED, _head(lambda h: {k: v.astype(np.float64) for k, v in h.items()}))
-_add("head with other weights", "head_mismatch", _head(lambda h: {**h, "weight": h["weight"] * np.float32(1.01)}))
-_add("head with another bias", "head_mismatch", _head(lambda h: {**h, "bias": h["bias"] + np.float32(0.01)}))
+_when_run("head with other weights", "head_mismatch", _head(lambda h: {**h, "weight": h["weight"] * np.float32(1.01)}))
+_when_run("head with another bias", "head_mismatch", _head(lambda h: {**h, "bias": h["bias"] + np.float32(0.01)}))
 _add("head is no safetensors", MALFORMED, lambda v: v.write(HEAD, b"\x80\x04K\x01."))
 _add("head whose header has no end", MALFORMED, lambda v: v.write(HEAD, b"\xff" * 8 + b"{}"))
 _add(
@@ -219,13 +221,13 @@ _add("reference that is no covariance", MALFORMED, _array(REFERENCE, "projected_
 
 # golden cases that the bundle does not reproduce
 
-_add("golden logits off by 0.01", MISMATCH, _array(GOLDEN, "logits_1", lambda a: a + np.float32(0.01)))
-_add("golden hash of another image", MISMATCH, _array(GOLDEN, "resized_sha256_1", lambda _: np.array("0" * 64)))
-_add("golden tensor off by 1e-3", MISMATCH, _array(GOLDEN, "tensor_1", lambda a: a + np.float32(1e-3)))
-_add("golden of another decision", MISMATCH, _npz(GOLDEN, lambda a: {**a, "decisions_0": a["decisions_1"]}))
-_add("golden of another phantom", MISMATCH, _npz(GOLDEN, lambda a: {**a, "phantom_0": a["phantom_1"]}))
-_add("other normalisation", MISMATCH, edit_manifest("input.normalisation.std_floor", 100.0))
-_add("other resize", MISMATCH, edit_manifest("input.resize", "pad"))
+_when_run("golden logits off by 0.01", MISMATCH, _array(GOLDEN, "logits_1", lambda a: a + np.float32(0.01)))
+_when_run("golden hash of another image", MISMATCH, _array(GOLDEN, "resized_sha256_1", lambda _: np.array("0" * 64)))
+_when_run("golden tensor off by 1e-3", MISMATCH, _array(GOLDEN, "tensor_1", lambda a: a + np.float32(1e-3)))
+_when_run("golden of another decision", MISMATCH, _npz(GOLDEN, lambda a: {**a, "decisions_0": a["decisions_1"]}))
+_when_run("golden of another phantom", MISMATCH, _npz(GOLDEN, lambda a: {**a, "phantom_0": a["phantom_1"]}))
+_when_run("other normalisation", MISMATCH, edit_manifest("input.normalisation.std_floor", 100.0))
+_when_run("other resize", MISMATCH, edit_manifest("input.resize", "pad"))
 
 
 def _move_threshold(tolerances: float) -> Apply:
@@ -241,6 +243,8 @@ def _move_threshold(tolerances: float) -> Apply:
     return apply
 
 
-_add("golden on a threshold", "golden_near_threshold", _move_threshold(0.0))
-_add("golden 9 tolerances from a threshold", "golden_near_threshold", _move_threshold(9.0))
-_add("threshold moved past a golden", MISMATCH, edit_manifest("operating_points.0.thresholds", {"pneumonia": 50.0}))
+_when_run("golden on a threshold", "golden_near_threshold", _move_threshold(0.0))
+_when_run("golden 9 tolerances from a threshold", "golden_near_threshold", _move_threshold(9.0))
+_when_run(
+    "threshold moved past a golden", MISMATCH, edit_manifest("operating_points.0.thresholds", {"pneumonia": 50.0})
+)

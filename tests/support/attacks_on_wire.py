@@ -59,6 +59,7 @@ _wire("malformed_network", lambda d: d + b"\x32" + b"\xff" * 20, "length without
 _wire("malformed_network", lambda d: d + b"\xb2\x80\x00\x00", "tag longer than it needs to be")
 _wire("malformed_network", lambda d: d + b"\x32\x80\x00", "length longer than it needs to be")
 _wire("malformed_network", lambda d: d + b"\x30\x05", "number where text belongs")
+_wire("malformed_network", lambda d: d.replace(b"\x12\x02c0", b"\x12\x02\xff0", 1), "name that is not UTF-8")
 _wire("external_data", _in_graph(_EXTERNAL_MOD_2_32), "external only after cutting to 32 bits")
 _wire("malformed_network", _in_graph(field(12, b"") * 500_001), "half a million empty fields")
 _wire("malformed_network", _in_graph(field(1, field(4, b"Relu")) * 20_001), "too many nodes")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -75,11 +75,15 @@ Apply: TypeAlias = Callable[[Victim], None]
 
 @dataclass(frozen=True)
 class Attack:
-    """name: for the test report; code: by which the bundle must be refused."""
+    """name: for the test report; code: by which the bundle must be refused.
+
+    by: `store` if reading alone must stop it, before any of it is run; `run` if only the running network can tell.
+    """
 
     name: str
     code: str
     apply: Apply
+    by: Literal["store", "run"] = "store"
 
 
 class AttackList:
@@ -88,8 +92,8 @@ class AttackList:
     def __init__(self) -> None:
         self.attacks: list[Attack] = []
 
-    def add(self, name: str, code: str, apply: Apply) -> None:
-        self.attacks.append(Attack(name, code, apply))
+    def add(self, name: str, code: str, apply: Apply, *, by: Literal["store", "run"] = "store") -> None:
+        self.attacks.append(Attack(name, code, apply, by))
 
     def named(self, code: str) -> Callable[[Apply], Apply]:
         """Decorator: the function is the attack and gives the name."""

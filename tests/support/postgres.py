@@ -29,12 +29,13 @@ class Postgres:
         """A URL as `CXR_DATABASE_URL` takes it."""
         return f"postgresql+pg8000://postgres@/{database}?unix_sock={urllib.parse.quote(self._socket)}"
 
-    def new_database(self) -> str:
-        """The URL of a new, empty database."""
+    def new_database(self, template: str | None = None) -> str:
+        """The URL of a new database: empty, or a copy of another one by its URL, which nobody may be using."""
         name = next(self._names)
+        source = f" TEMPLATE {sa.make_url(template).database}" if template else ""
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name}{source}")
         engine.dispose()
         return self.url(name)
 
