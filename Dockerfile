@@ -34,16 +34,15 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 COPY README.md LICENSE ./
 COPY app app
 COPY model_bundles /opt/cxr/model_bundles
-# The source may come from a checkout with a private umask.
+# pip gives files the usual modes; the bundles may come from a checkout with a private umask.
 RUN python -m pip --python /opt/cxr/bin/python install --no-cache-dir --no-deps . \
- && chmod -R a+rX,go-w /opt/cxr
+ && chmod -R a+rX,go-w /opt/cxr/model_bundles
 
 FROM service-venv AS train-venv
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['optional-dependencies']['train'], sep='\n')" >requirements-train.txt \
  && python -m pip --python /opt/cxr/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements-train.txt
 COPY training training
-RUN python -m pip --python /opt/cxr/bin/python install --no-cache-dir --no-deps --force-reinstall . \
- && chmod -R a+rX,go-w /opt/cxr
+RUN python -m pip --python /opt/cxr/bin/python install --no-cache-dir --no-deps --force-reinstall .
 
 # ---- training: recipes in, bundles out; writes under /runs
 FROM base AS train

@@ -50,9 +50,10 @@ class Child:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if match := ACK.fullmatch(line.strip()):
-                self.acknowledged[match[1]] = (match[2], int(match[3]))
+        with self.process.stdout as lines:
+            for line in lines:
+                if match := ACK.fullmatch(line.strip()):
+                    self.acknowledged[match[1]] = (match[2], int(match[3]))
 
     def wait_for(self, count: int) -> None:
         wait_until(lambda: len(self.acknowledged) >= count or self.process.poll() is not None, seconds=60)
