@@ -65,7 +65,9 @@ assert os.getuid() == os.getgid() == 10001, (os.getuid(), os.getgid())
 for name in ("torch", "torchvision", "training", "pip", "sklearn", "onnx"):
     assert importlib.util.find_spec(name) is None, name
 writable = [path for root in ("/opt", "/usr", "/etc") for path, _, _ in os.walk(root) if os.access(path, os.W_OK)]
-assert not writable, writable' || fail "the service image holds what it should not"
+assert not writable, writable
+unread = [f"{path}/{name}" for path, _, names in os.walk("/opt/cxr") for name in names if not os.access(f"{path}/{name}", os.R_OK)]
+assert not unread, unread' || fail "the service image holds what it should not"
   pass "uid 10001, no torch, nothing of its own that it may write"
   [ "$(docker inspect --format '{{.Config.StopSignal}} {{len .Config.Healthcheck.Test}} {{index .Config.Labels "org.opencontainers.image.licenses"}}' "$SERVICE")" = \
     "SIGTERM 4 Apache-2.0" ] || fail "stop signal, health check or labels are missing"

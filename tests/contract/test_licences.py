@@ -8,7 +8,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 
 ALLOWED = re.compile(
-    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL-2\.0|Mozilla Public License 2\.0|Unlicense|0BSD|HPND", re.IGNORECASE
+    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL-2\.0|Mozilla Public License 2\.0|Unlicense|0BSD|HPND",
+    re.IGNORECASE,
 )
 FORBIDDEN = re.compile(r"GPL|General Public|Affero|Business Source|SSPL", re.IGNORECASE)
 
@@ -31,10 +32,10 @@ def required(name: str, extra: str = "", seen: dict[str, Distribution] | None = 
 
 def licence(found: Distribution) -> str:
     """What the package says of itself: SPDX expression, else classifiers, else the first line of its licence field."""
-    meta = found.metadata
-    classifiers = [c for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
-    field = (meta.get("License") or "").strip().splitlines()
-    return meta.get("License-Expression") or " / ".join(classifiers) or (field[0] if field else "")
+    meta = found.metadata.json
+    classifiers = [c for c in meta.get("classifier", []) if c.startswith("License ::")]
+    field = str(meta.get("license", "")).strip().splitlines()
+    return str(meta.get("license_expression", "")) or " / ".join(classifiers) or (field[0] if field else "")
 
 
 def test_the_service_needs_only_permissive_packages() -> None:

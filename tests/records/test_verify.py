@@ -24,7 +24,7 @@ from app.records.tables import audit_events, audit_payloads
 from app.records.verify import PROBLEMS_MAX
 from app.settings import Settings
 from tests.records.samples import DIGEST, REF, event, prediction
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, installed_postgres
 
 TABLES = (audit_events, audit_payloads, *PROJECTED.values())
 Place = tuple[str | None, int | None]
@@ -422,6 +422,29 @@ def test_text_that_is_not_utf_8_any_more_is_named(sqlite_settings: Settings) -> 
             "UPDATE predictions SET label = CAST(x'ff00ff' AS TEXT) WHERE chain_id = ? AND seq = 2", (chain,)
         )
     assert (chain, 2) in places(verify(sqlite_settings))
+
+
+@pytest.mark.slow
+def test_a_damaged_file_of_postgres_is_seen_by_its_own_check(tmp_path: Path) -> None:
+    """With the extension amcheck: an index that lost an entry on disk. Without it, verify says that it did not look."""
+    with installed_postgres() as server:
+        server.start()
+        settings = Settings(state_dir=tmp_path / "state", database_url=server.new_database())
+        fill(settings)
+        with tampering(settings) as connection:
+            connection.exec_driver_sql("CREATE EXTENSION amcheck")
+            file = connection.exec_driver_sql("SELECT pg_relation_filepath('ix_predictions_at')").scalar_one()
+        report = verify(settings)
+        assert (report.problems, report.notes) == ([], [])
+        raw_engine(settings.database).dispose()
+        server.stop()
+        data = bytearray((server.data / file).read_bytes())
+        at = data.rindex(b"T", 0, data.rindex(b"Z"))  # inside the newest timestamp
+        data[at] ^= 1  # in the key of an entry: it now sorts elsewhere
+        (server.data / file).write_bytes(data)
+        server.start()
+        report = verify(settings)
+        assert any("ix_predictions_at" in problem.what for problem in report.problems), report.problems
 
 
 @pytest.mark.parametrize(

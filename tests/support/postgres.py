@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import urllib.parse
@@ -67,6 +68,48 @@ def running_postgres() -> Iterator[Postgres]:
             os.kill(pid, signal.SIGQUIT)  # at once, without a checkpoint: nothing of it is kept
             _await_end(pid)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def installed_postgres() -> Iterator[InstalledPostgres]:
+    """The machine's own PostgreSQL, which has the contributed extensions; skips, and says so, where there is none."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not folders:
+        pytest.skip("PostgreSQL's integrity check was not tested: no server is installed under /usr/lib/postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="cxr-pg-"))
+    server = InstalledPostgres(folders[-1].parent, folder)
+    try:
+        server.initialise()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class InstalledPostgres(Postgres):
+    """Can be stopped and started again."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.data = folder / "data"
+        self._programs, self._folder = programs, folder
+
+    def initialise(self) -> None:
+        if os.getuid() == 0:  # the server refuses to run as root
+            shutil.chown(self._folder, "postgres")
+        self._run("initdb", "--auth=trust", "--username=postgres")
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", f"-h '' -k {self._folder}", "start")
+
+    def stop(self) -> None:
+        if (self.data / "postmaster.pid").exists():
+            self._run("pg_ctl", "-w", "-m", "fast", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        command = [*user, str(self._programs / program), "-D", str(self.data), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder)
 
 
 def _await_end(pid: int) -> None:
