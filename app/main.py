@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     """
     limit_threads()
     metrics = Metrics(CollectorRegistry())
-    records = Records.open(settings, role="serve")
+    records = Records.open(settings, role="serve", observe_commit=metrics.observe_audit_commit)
     scheduler = Scheduler(
         workers=settings.workers or usable_cores(),
         queue_max=settings.queue_max,
@@ -77,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Chest X-ray triage: calibrated risk scores for decision support, never autonomous diagnosis.",
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the boundary measures; nothing leaves unasked
         lifespan=lifespan,
     )
     app.state.service = service

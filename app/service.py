@@ -21,7 +21,7 @@ from app import drift, explain, preprocessing
 from app.bundle.manifest import Manifest, OperatingPoint
 from app.decision import decide
 from app.domain import ActivationMap, Geometry, Judgement, Notice, Principal, Radiograph
-from app.errors import ConflictError, CxrError, ImageError, InternalError, RefusedError, RequestError, UnavailableError
+from app.errors import ConflictError, ImageError, InternalError, RefusedError, RequestError, UnavailableError
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.quality import quality_notices, refuse_blank
 from app.inference.scheduler import Admission, Scheduler
@@ -105,15 +105,23 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """One question about one film, with everything that was settled before its turn came."""
+class _Question:
+    """What a caller wants to know about one film."""
 
     kind: Literal["predict", "gradcam"]
     principal: Principal
     request_id: str
+    operating_point: str | None
+    wanted: ExplainOptions | None
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A question with the bundle and the operating point that will answer it, whatever is activated meanwhile."""
+
+    question: _Question
     live: LiveBundle
     point: OperatingPoint
-    wanted: ExplainOptions | None
 
 
 class _Refusal(Exception):  # noqa: N818 - carries a refusal from the worker to the loop, with the hash of what was refused
@@ -189,24 +197,16 @@ class TriageService:
             RequestError, ImageError, RefusedError: the request's or the film's fault; a refused film is recorded.
             UnavailableError: overloaded, not ready, or the audit store is away (then no answer is given).
         """
-        live = self.live
-        point = _operating_point(live.manifest, options.operating_point)
         wanted = ExplainOptions(output="json") if options.explain else None
-        _, answer = await self._answer(data, _Ask("predict", principal, request_id, live, point, wanted), admission)
-        return answer
+        question = _Question("predict", principal, request_id, options.operating_point, wanted)
+        return (await self._answer(data, question, admission))[1]
 
     async def explain(
         self, data: Buffer, principal: Principal, request_id: str, options: ExplainOptions, admission: Admission
     ) -> Explanation:
         """Judge one film and explain the judgement. Raises as `predict`, and ConflictError where nothing can be explained."""
-        live = self.live
-        point = _operating_point(live.manifest, options.operating_point)
-        if options.target is not None and options.target not in live.manifest.classes:
-            raise RequestError("unknown_target", known=", ".join(live.manifest.classes))
-        if not live.head.available:
-            raise ConflictError("explanation_unavailable", what="heat maps")
-        ask = _Ask("gradcam", principal, request_id, live, point, options)
-        drawn, answer = await self._answer(data, ask, admission)
+        question = _Question("gradcam", principal, request_id, options.operating_point, options)
+        drawn, answer = await self._answer(data, question, admission)
         return Explanation(answer, drawn.contours, drawn.captions, drawn.picture)
 
     async def drift(self, window_hours: float | None, principal: Principal, request_id: str) -> drift.DriftReport:
@@ -227,11 +227,12 @@ class TriageService:
 
     # steps
 
-    async def _answer(self, data: Buffer, ask: _Ask, admission: Admission) -> tuple[_Drawn, Answer]:
+    async def _answer(self, data: Buffer, question: _Question, admission: Admission) -> tuple[_Drawn, Answer]:
         """Judge on a worker; record what is decided, refused or broken before the client hears of it."""
-        key_id = ask.principal.key_id
-        facts: dict[str, Any] = {"request_id": ask.request_id, "route": ask.kind, "bytes": len(data)}
+        key_id = question.principal.key_id
+        facts: dict[str, Any] = {"request_id": question.request_id, "route": question.kind, "bytes": len(data)}
         try:
+            ask = _settled(question, self.live)
             drawn = await self._scheduler.run(lambda: self._judge(data, ask), admission)
         except _Refusal as refusal:
             error = refusal.error
@@ -239,12 +240,15 @@ class TriageService:
             facts |= {"code": error.code, "image_sha256": refusal.sha256}
             await self._records.record(AuditEvent("refused", key_id, facts))
             raise error from None
-        except CxrError as error:
+        except (RequestError, ConflictError) as error:
+            await self._records.record(AuditEvent("refused", key_id, {**facts, "code": error.code}))
+            raise
+        except UnavailableError as error:
             if error.code == "overloaded":
                 self._records.count("overloaded", key_id)
             raise
         except Exception as error:
-            log.exception("request_failed", route=ask.kind)
+            log.exception("request_failed", route=question.kind)
             await self._records.record(AuditEvent("internal_error", key_id, facts))
             raise InternalError from error
         return drawn, await self._recorded(drawn.judgement, ask)
@@ -276,29 +280,33 @@ class TriageService:
             feature_projection=drift.project(live.bundle.reference["projection"], explain.pooled(output.features)),
         )
         clock.lap("decide")
-        if ask.wanted is None:
+        if ask.question.wanted is None:
             return _Drawn(replace(judgement, timing_ms=clock.laps))
-        drawn = _explain(judgement, output.features, live, ask.wanted, self._settings.overlay_max_px)
+        drawn = _explain(judgement, output.features, live, ask.question.wanted, self._settings.overlay_max_px)
         clock.lap("explain")
         return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
 
     async def _recorded(self, judgement: Judgement, ask: _Ask) -> Answer:
         """Make the answer durable. A prediction has its own row; an explanation's decision stands in its event."""
-        record = prediction_record(judgement, ask.live, ask.principal, ask.request_id)
+        record = prediction_record(judgement, ask.live, ask.question.principal, ask.question.request_id)
         begun = time.perf_counter()
-        if ask.kind == "predict":
-            event = AuditEvent(ask.kind, ask.principal.key_id, {"request_id": ask.request_id})
+        if ask.question.kind == "predict":
+            event = AuditEvent(
+                ask.question.kind, ask.question.principal.key_id, {"request_id": ask.question.request_id}
+            )
             event_id = await self._records.record(event, prediction=record)
         else:
             payload = {**record.as_payload(), "explained": [_map_facts(m) for m in judgement.maps]}
-            event_id = await self._records.record(AuditEvent(ask.kind, ask.principal.key_id, payload))
+            event_id = await self._records.record(AuditEvent(ask.question.kind, ask.question.principal.key_id, payload))
         timing = {**judgement.timing_ms, "audit": (time.perf_counter() - begun) * 1e3}
         judgement = replace(judgement, timing_ms=timing)
         try:
             self._metrics.observe_judgement(judgement, ask.live.ref, ask.live.bundle.reference)
         except Exception:  # metrics cannot fail a request
             log.exception("metrics_failed")
-        return Answer(ask.request_id, ask.live.bundle.digest, ask.live.manifest, ask.point, judgement, event_id)
+        return Answer(
+            ask.question.request_id, ask.live.bundle.digest, ask.live.manifest, ask.point, judgement, event_id
+        )
 
 
 class _Clock:
@@ -312,6 +320,18 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now
+
+
+def _settled(question: _Question, live: LiveBundle) -> _Ask:
+    """Raises: RequestError for an operating point or target that the bundle has not; ConflictError where there are no heat maps."""
+    wanted, manifest = question.wanted, live.manifest
+    point = _operating_point(manifest, question.operating_point)
+    if wanted is not None:
+        if wanted.target is not None and wanted.target not in manifest.classes:
+            raise RequestError("unknown_target", known=", ".join(manifest.classes))
+        if not live.head.available:
+            raise ConflictError("explanation_unavailable", what="heat maps")
+    return _Ask(question, live, point)
 
 
 def _operating_point(manifest: Manifest, name: str | None) -> OperatingPoint:

@@ -366,7 +366,6 @@ class _Multipart:
             if self._rule.files_max == 1:
                 raise self._file_too_large()
             self._too_large = True
-            self._buffer.used = self._start
         else:
             self._buffer.append(data, start, end)
 

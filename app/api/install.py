@@ -48,7 +48,6 @@ def install(app: FastAPI, *, settings: Settings, service: Service, records: Reco
     _check_routes(app)
     install_handlers(app)
     finish(app)
-    metrics.watch(ready=lambda: service.readiness().ready)
     app.add_middleware(
         Boundary,
         table=Table(POLICIES),

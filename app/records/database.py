@@ -11,6 +11,7 @@ import sqlite3
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, Table, create_engine, event, inspect, make_url, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -94,13 +95,16 @@ class Database:
     def _engine(self, *, read_only: bool) -> Engine:
         pool: dict[str, Any] = {"pool_size": 2, "max_overflow": 2} if read_only else {"poolclass": NullPool}
         if self.is_sqlite:
+            # a reader opens the file read-only: it makes no file, and leaves one that is examined as it was
+            mode = "ro" if read_only else "rwc"
+            file = f"file:{quote(str(Path(str(self.url.database)).resolve()))}?mode={mode}"
             engine = create_engine(
                 self.url,
                 hide_parameters=True,
-                connect_args={"timeout": self._wait_ms / 1e3, "check_same_thread": False},
+                creator=lambda: sqlite3.connect(file, uri=True, timeout=self._wait_ms / 1e3, check_same_thread=False),
                 **pool,
             )
-            event.listen(engine, "connect", _sqlite_session(read_only=read_only))
+            event.listen(engine, "connect", _sqlite_reader if read_only else _sqlite_writer)
             event.listen(engine, "begin", _sqlite_begin("BEGIN" if read_only else "BEGIN IMMEDIATE"))
             return engine
         startup = {
@@ -167,6 +171,9 @@ def migrate(engine: Engine, target: str = SCHEMA_HEAD) -> None:
         RecordsError: schema_unknown, a database written by a newer version of this software.
     """
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":  # others may be at it; each takes its turn
+            connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
         lock_exclusively(connection)
         version = schema_version(connection)
         if version == target:
@@ -188,8 +195,6 @@ def _run_alembic(connection: Connection, version: str | None, target: str) -> No
         raise RecordsError(
             "schema_unknown", f"the database is at migration {version!r}, which this version does not know"
         )
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
     if target == "base":
         command.downgrade(config, target)
     else:
@@ -260,27 +265,19 @@ def _file_system(folder: Path) -> str:
     return found[1]
 
 
-def _sqlite_session(*, read_only: bool) -> Any:
-    def configure(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-        assert_pragmas(connection)
-        if read_only:
-            connection.cursor().execute("PRAGMA query_only=ON")
-
-    return configure
-
-
-def assert_pragmas(connection: Any) -> None:
-    """Set SQLite's pragmas on a raw connection and read each one back. BEGIN is ours from here on.
-
-    Raises:
-        RecordsError: sqlite_pragma, one that is not in force.
-    """
+def _sqlite_writer(connection: Any, _: ConnectionPoolEntry) -> None:
+    """Set the pragmas and read each one back. BEGIN is ours from here on."""
     connection.isolation_level = None
     for name, (value, expected) in SQLITE_PRAGMAS.items():
         connection.execute(f"PRAGMA {name}={value}").fetchall()
         (found,) = connection.execute(f"PRAGMA {name}").fetchone()
         if found != expected:
             raise RecordsError("sqlite_pragma", f"PRAGMA {name} is {found!r}, must be {expected!r}")
+
+
+def _sqlite_reader(connection: Any, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA cell_size_check=ON")
 
 
 def _sqlite_begin(statement: str) -> Any:

@@ -166,10 +166,12 @@ class Records:
 
     def close(self) -> None:
         """Write what is queued and counted, then let go of the database."""
-        if not self._writer.close(timeout_s=2 * self._wait_s):
-            log.error("audit_writer_did_not_end")
         self._key_cache.close()
         self._queries.shutdown(wait=True, cancel_futures=True)
+        self._database.reader.dispose()
+        # last: as the last connection of all it brings SQLite's log back into the database file
+        if not self._writer.close(timeout_s=2 * self._wait_s):
+            log.error("audit_writer_did_not_end")
         self._database.dispose()
 
     def _transact(self, transact: Callable[[Connection], Draft]) -> EventId:

@@ -127,6 +127,7 @@ class AuditWriter:
         except Exception as error:
             self._discard_connection()
             raise RecordsError(failure_reason(error), f"the audit store cannot be written: {error}") from error
+        log.info("audit_writer_started", chain_id=self.chain_id, role=self._role)
         self._thread.start()
 
     def submit(self, waiter: Waiter, *, draft: Draft | None = None, transact: Transact | None = None) -> None:

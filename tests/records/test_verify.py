@@ -476,11 +476,21 @@ def test_a_list_of_problems_is_bounded() -> None:
     assert str(report.problems[-1]) == f"more than {PROBLEMS_MAX} problems; the rest is not listed"
 
 
-def test_verify_changes_nothing(sqlite_settings: Settings, tmp_path: Path) -> None:
-    before = {p.name: p.read_bytes() for p in sqlite_settings.state_dir.iterdir() if p.is_file()}
-    verify(sqlite_settings)
-    after = {p.name: p.read_bytes() for p in sqlite_settings.state_dir.iterdir() if p.is_file()}
-    assert after == before
+def test_verify_changes_no_file_and_makes_no_database(sqlite_settings: Settings, tmp_path: Path) -> None:
+    """Also on what a crash left, where any other look would write the log into the database."""
+    records = Records.open(sqlite_settings, role="serve")
+    records.record_now(event(9), prediction=prediction(9))
+    image = tmp_path / "image"
+    shutil.copytree(sqlite_settings.state_dir, image, ignore=shutil.ignore_patterns("*-shm"))
+    records.close()
+    before = {path.name: path.read_bytes() for path in image.iterdir() if path.is_file()}
+    assert len(before["cxr.sqlite3-wal"]) > 0
+    report = verify(Settings(state_dir=image))
+    assert (report.problems, report.events) == ([], 22)
+    assert {name: (image / name).read_bytes() for name in before} == before
+    (image / "cxr.sqlite3").unlink()
+    assert not verify(Settings(state_dir=image)).ok
+    assert not (image / "cxr.sqlite3").exists()
 
 
 def test_a_copy_verifies_elsewhere(sqlite_settings: Settings, tmp_path: Path) -> None:
