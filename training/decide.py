@@ -3,19 +3,19 @@
 Everything here is fixed from the validation halves and the training films before the test split is opened:
 
 - calibrators are fitted on the fit-half and chosen on the report-half (`training.calibrate`);
-- thresholds are derived on the fit-half;
+- thresholds are derived on the fit-half; a sensitivity or specificity target must hold under every single corruption, so that
+  `rule-in` stays a strict point where films are exposed or framed unlike the films at hand;
 - the borderline margin is a quantile of the report-half's distances to the default threshold;
 - quality limits are percentiles of the training films' gray levels.
 
-Both halves enter as a mix: every film clean and under every corruption of the hard validation, all counting alike, because the
-films to come are exposed differently from the films at hand.
+Where nothing else is said a half enters as a mix: every film clean and under every corruption of the hard validation, all
+counting alike, because the films to come are exposed differently from the films at hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from app.bundle.manifest import Calibration, OperatingPoint, QualityRule, ReviewRule
 from app.domain import InputStatistics
 from training.calibrate import choose, fit_calibrators
+from training.figures import Judged
 from training.judge import CLEAN, Scored
 from training.recipe import Recipe
 from training.thresholds import for_sensitivity, for_specificity, youden
@@ -73,8 +74,7 @@ def fix(recipe: Recipe, halves: Halves, statistics: Sequence[InputStatistics]) -
     fitting, reporting = mix(halves.fit), mix(halves.report)
     candidates = fit_calibrators(fitting.logits, fitting.labels)
     choice = choose(candidates, reporting, bootstraps=part.bootstraps, seed=recipe.seed)
-    margins = fitting.judged(choice.calibration).margins
-    points = _points(recipe, fitting, margins)
+    points = _points(recipe, [s.judged(choice.calibration) for s in (fitting, *halves.fit)])
     default = next(p for p in points if p.name == part.default_operating_point)
     clean = next(s for s in halves.report if s.name == CLEAN).judged(choice.calibration)
     distance = np.abs(clean.margins - default.thresholds[recipe.data.positive])
@@ -94,24 +94,27 @@ def fix(recipe: Recipe, halves: Halves, statistics: Sequence[InputStatistics]) -
     )
 
 
-def _points(recipe: Recipe, films: Scored, margins: Any) -> tuple[OperatingPoint, ...]:
+def _points(recipe: Recipe, sets: Sequence[Judged]) -> tuple[OperatingPoint, ...]:
+    """`sets`: the mix, then clean and each corruption by itself, all of the fit-half."""
     part, positive = recipe.decision, recipe.data.positive
+    everything, *single = sets
+    sensitive = min(for_sensitivity(s.labels, s.margins, part.sensitivity_target) for s in single)
+    specific = max(for_specificity(s.labels, s.margins, part.specificity_target) for s in single)
     found = (
-        ("screening", "largest Youden J", youden(films.labels, margins)),
+        ("screening", "largest Youden J on all of them together", youden(everything.labels, everything.margins)),
         (
             f"sensitivity-{round(100 * part.sensitivity_target)}",
-            f"highest threshold with sensitivity >= {part.sensitivity_target:.2f}",
-            for_sensitivity(films.labels, margins, part.sensitivity_target),
+            f"highest threshold with sensitivity >= {part.sensitivity_target:.2f} on each of them",
+            sensitive,
         ),
-        (
-            "rule-in",
-            f"lowest threshold with specificity >= {part.specificity_target:.2f}",
-            for_specificity(films.labels, margins, part.specificity_target),
-        ),
+        ("rule-in", f"lowest threshold with specificity >= {part.specificity_target:.2f} on each of them", specific),
     )
     return tuple(
         OperatingPoint(
-            name=name, rule="threshold", target=f"{target}, on the fit-half", thresholds={positive: threshold}
+            name=name,
+            rule="threshold",
+            target=f"{target} (fit-half of the validation, clean and under each corruption)",
+            thresholds={positive: threshold},
         )
         for name, target, threshold in found
     )

@@ -160,6 +160,7 @@ def _selection(halves: dict[str, list[Scored]], outside: dict[str, Scored]) -> d
     return {
         "selection": float(np.mean(terms)),
         "kermany_corrupted_auroc": corrupted,
+        "kermany_n": len(joined[0].labels),
         "nih_auroc": {name: _finite(value) for name, value in nih.items()},
         "nih_n": {name: len(s.labels) for name, s in outside.items()},
         "kermany_auroc": table,

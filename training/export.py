@@ -123,9 +123,17 @@ def _reference(manifest: Manifest, pixels: Pixels, outputs: _Outputs) -> dict[st
 
 
 def _goldens(manifest: Manifest, engine: Engine) -> dict[str, NDArray[Any]]:
-    """Phantoms whose margins lie far enough from every threshold, half of the candidates with an opacity."""
-    candidates = (phantom(seed, opacity=seed % 2 == 1) for seed in range(20 * GOLDENS))
+    """Phantoms whose margins lie far enough from every threshold; whole ones, and close-ups that look denser."""
+    candidates = (_golden_film(seed) for seed in range(20 * GOLDENS))
     return golden_cases(manifest, engine, choose_phantoms(manifest, engine, candidates, GOLDENS))
+
+
+def _golden_film(seed: int) -> NDArray[np.uint8]:
+    film = phantom(seed // 2, opacity=seed % 4 < 2)
+    if seed % 2 == 0:
+        return film
+    height, width = film.shape
+    return film[height // 3 : -height // 12, width // 5 : -width // 5].copy()
 
 
 def _manifest(run: Run, places: Places, fixed: Fixed, version: str, shape: tuple[int, int, int]) -> Manifest:
@@ -183,13 +191,23 @@ def _metrics(run: Run, report: dict[str, Any]) -> list[Metric]:
             raise ConfigurationError("stale_step", "the test figures are those of other weights")
         sets["official test"] = test["test"]
         sets |= {f"official test, {folder}": figures for folder, figures in test["folders"].items()}
-    n = report["mix"]["n"]
-    metrics = [Metric(name="selection", data="hard validation", value=hard["selection"], n=n)]
+    metrics = _hard_metrics(hard)
     for data, figures in sets.items():
         found = dict(figures["scores"])
         found |= {f"{k}@{p}": v for p, point in figures["points"].items() for k, v in point.items()}
         metrics += [Metric(name=name, data=data, n=figures["n"], **estimate) for name, estimate in found.items()]
     return metrics
+
+
+def _hard_metrics(hard: dict[str, Any]) -> list[Metric]:
+    """The figures that chose the run; without intervals, since runs are compared on the same films."""
+    data, films = "hard validation", hard["kermany_n"]
+    metrics = [Metric(name="auroc_kermany_corrupted", data=data, value=hard["kermany_corrupted_auroc"], n=films)]
+    if "nih/clean" in hard["nih_auroc"]:
+        outside = hard["nih_n"]["nih/clean"]
+        metrics.append(Metric(name="auroc_nih_adults", data=data, value=hard["nih_auroc"]["nih/clean"], n=outside))
+        films += outside
+    return [Metric(name="selection", data=data, value=hard["selection"], n=films), *metrics]
 
 
 def _provenance(run: Run, places: Places) -> Provenance:

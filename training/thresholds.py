@@ -2,7 +2,7 @@
 
     screening        largest sensitivity + specificity - 1 (Youden 1950)
     sensitivity-90   the highest threshold that reaches the sensitivity target
-    rule-in          the lowest threshold that reaches the specificity target
+    rule-in          the lowest threshold that reaches the specificity target, but never below screening
 
 A threshold lies midway between two neighbouring margins, so that no film of the fit sits on it.
 """

@@ -162,7 +162,8 @@ check_prediction() {
   pass "no key 401, wrong role 403"
   [ "$(sql 'SELECT count(*) FROM predictions')" = 1 ] || fail "not one prediction row"
   in_api cxr audit verify >"$WORK/verify.log" 2>&1 || fail "audit verify: $(cat "$WORK/verify.log")"
-  pass "one prediction row in postgres; cxr audit verify exits 0"
+  ! grep '^note:' "$WORK/verify.log" || fail "audit verify leaves something out"
+  pass "one prediction row in postgres; cxr audit verify: $(tail -n 1 "$WORK/verify.log")"
   sql 'UPDATE predictions SET confidence = 1 - confidence' >/dev/null
   ! in_api cxr audit verify >"$WORK/verify.log" 2>&1 || fail "audit verify does not see a changed row"
   sql 'UPDATE predictions SET confidence = 1 - confidence' >/dev/null
@@ -175,11 +176,12 @@ check_confinement() {
     facts=$(in_service "$service" sh -c 'id -u; sed -n "s/^\(CapEff\|NoNewPrivs\):[[:space:]]*//p" /proc/1/status' | tr '\n' ' ')
     [ "$facts" = "10001 0000000000000000 1 " ] || fail "$service runs with uid, capabilities, no-new-privileges = $facts"
     ! in_service "$service" touch /x 2>/dev/null || fail "$service may write to its root"
+    in_service "$service" grep -qE '^[^ ]+ / [^ ]+ ro,' /proc/mounts || fail "the root file system of $service is not read-only"
     id=$(container_of "$service")
     docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}' "$id" | grep -qE '^[1-9][0-9]+ [1-9][0-9]+$' \
       || fail "$service has no memory or process limit"
   done
-  pass "uid 10001, no capability, no new privileges, touch /x refused, memory and process limits: postgres, api, prometheus"
+  pass "uid 10001, no capability, no new privileges, read-only root, touch /x refused, memory and process limits: postgres, api, prometheus"
   [ "$(docker network inspect --format '{{.Internal}}' "${COMPOSE_PROJECT_NAME}_back")" = true ] || fail "back is not internal"
   [ -z "$(docker port "$(container_of postgres)")" ] || fail "postgres is published"
   pass "postgres is only on the internal network"

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from app.domain import Role
 from app.records import AuditEvent, KeyRing, Records, VerifyReport, verify
 from app.records.anchors import Anchors
-from app.records.chain import Event, canonical, sha256_hex
+from app.records.chain import GENESIS, Event, canonical, sha256_hex
 from app.records.projection import PROJECTED
 from app.records.tables import audit_events, audit_payloads
 from app.records.verify import PROBLEMS_MAX
@@ -118,7 +118,9 @@ def changed(value: Any, column: sa.Column[Any]) -> list[Any]:
     others: list[Any] = [None] if column.nullable else []
     if isinstance(value, str):
         last = "0" if value[-1:] != "0" else "1"
-        return [*others, value[:-1] + last]
+        middle = next((i for i in range(len(value) // 2, len(value)) if value[i].isalnum()), 0)
+        other = "x" if value[middle] != "x" else "y"
+        return [*others, value[:-1] + last, value[:middle] + other + value[middle + 1 :]]
     if isinstance(value, float):
         return [*others, math.nextafter(value, math.inf)]
     return [*others, value + 1_000]
@@ -348,6 +350,23 @@ def test_a_shorter_chain_signed_with_the_right_key_is_missed_by_the_anchors(sett
     report = verify(settings)
     assert places(report) == {(chain, instead["seq"])}
     assert "names another event here" in report.problems[0].what
+
+
+def test_an_event_signed_with_the_right_key_that_does_not_follow(settings: Settings) -> None:
+    """Neither a wrong link, nor a chain without its start, passes because its MACs fit."""
+    _, chain = chains(settings)
+    ring = KeyRing.open(settings.secrets_path / "keyring.json", create=False)
+    last = next(r for r in reversed(all_rows(settings, audit_events)) if r["chain_id"] == chain)
+    unlinked = forged(settings, ring, last | {"mac": GENESIS}, {"x": 1})
+    other = forged(settings, ring, {**last, "chain_id": "f" * 16, "seq": -1, "mac": GENESIS}, {"x": 1})
+    with tampering(settings) as connection:
+        connection.execute(audit_events.insert(), [unlinked, other])
+        rows = [{"chain_id": r["chain_id"], "seq": r["seq"], "payload": '{"x":1}'} for r in (unlinked, other)]
+        connection.execute(audit_payloads.insert(), rows)
+    assert {(p.chain_id, p.seq): p.what for p in verify(settings).problems} == {
+        (chain, unlinked["seq"]): "the event does not follow the one before it",
+        ("f" * 16, 0): "the chain does not begin with its start",
+    }
 
 
 def without_amcheck_note(report: VerifyReport) -> list[str]:
