@@ -120,7 +120,8 @@ def changed(value: Any, column: sa.Column[Any]) -> list[Any]:
         last = "0" if value[-1:] != "0" else "1"
         middle = next((i for i in range(len(value) // 2, len(value)) if value[i].isalnum()), 0)
         other = "x" if value[middle] != "x" else "y"
-        return [*others, value[:-1] + last, value[:middle] + other + value[middle + 1 :]]
+        inside = [value[:middle] + other + value[middle + 1 :]] if value.startswith("{") else []  # still JSON
+        return [*others, value[:-1] + last, *inside]
     if isinstance(value, float):
         return [*others, math.nextafter(value, math.inf)]
     return [*others, value + 1_000]
