@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from app.drift import DriftReport
     from app.inference.engine import Engine
     from app.inference.scheduler import Admission
+    from app.judging import ExplainOptions
     from app.records import AuditEvent, EventId
-    from app.service import Answer, ExplainOptions, Explanation, PredictOptions, Readiness
+    from app.service import Answer, Explanation, PredictOptions, Readiness
 
 Upload = bytes | bytearray | memoryview
 

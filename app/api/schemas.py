@@ -15,7 +15,8 @@ from app.bundle.manifest import Manifest, OperatingPoint
 from app.domain import ActivationMap, Decision, Geometry, Judgement, Rule, Task
 
 if TYPE_CHECKING:
-    from app.service import Answer, Contour, Explanation
+    from app.judging import Contour
+    from app.service import Answer, Explanation
 
 API_VERSION: Final = "1"
 DISCLAIMER: Final = (

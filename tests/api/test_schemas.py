@@ -28,8 +28,9 @@ from app.domain import (
     Radiograph,
     ReviewReason,
 )
+from app.judging import Contour
 from app.records import EventId
-from app.service import Answer, Contour, Explanation
+from app.service import Answer, Explanation
 from tests.support.tiny_bundle import tiny_parts
 
 STATISTICS = InputStatistics(100.0, 40.0, 0.8, 0.1, 0.05, 12.0, 512, 448)

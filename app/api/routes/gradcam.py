@@ -14,7 +14,8 @@ from app.api.room import Room
 from app.api.schemas import gradcam_response
 from app.api.uploads import admitted_upload, only_file
 from app.errors import ConflictError
-from app.service import ExplainOptions, Explanation, Method
+from app.judging import ExplainOptions, Method
+from app.service import Explanation
 
 Output = Literal["png", "jpeg", "json"]
 OUTPUTS: dict[str, Output] = {"image/png": "png", "image/jpeg": "jpeg", "application/json": "json"}

@@ -1,0 +1,190 @@
+"""One film on a worker thread: from its bytes to a judgement, with maps and a picture where they are wanted. No I/O, no state.
+
+decode -> quality -> prepare -> network -> decide -> (explain); each step's time is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import drift, explain, preprocessing
+from app.bundle.manifest import Manifest, OperatingPoint
+from app.decision import decide
+from app.domain import ActivationMap, Geometry, Judgement, Notice
+from app.errors import ImageError, RefusedError
+from app.imaging.decode import ImageLimits, decode
+from app.imaging.quality import quality_notices, refuse_blank
+from app.live import LiveBundle
+
+Buffer = bytes | bytearray | memoryview
+Method = Literal["gradcam", "gradcam++"]
+
+CONTOUR_LEVEL = 0.5
+_HEAT_PX = 512  # the heat is smooth: drawn at this size, then enlarged with the picture
+_CONTOUR_PX = 256  # maps are up-sampled to this before their outline is taken; the outline is then scaled to the film
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain and how to draw it.
+
+    target: a class, None = the decided one, then the next most probable up to top_k; alpha: weight of the heat, 0..1;
+    output: rendered picture, or the numbers only; full_size: draw at the film's own size.
+    """
+
+    operating_point: str | None = None
+    target: str | None = None
+    method: Method = "gradcam"
+    alpha: float = 0.35
+    top_k: int = 1
+    full_size: bool = False
+    output: Literal["png", "jpeg", "json"] = "png"
+
+
+@dataclass(frozen=True)
+class Contour:
+    """Outline of the region where a map reaches `level`, in pixels of the original film: closed polygons of (x, y)."""
+
+    level: float
+    polygons: tuple[tuple[tuple[int, int], ...], ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A judgement, and what was drawn from its maps."""
+
+    judgement: Judgement
+    contours: tuple[Contour, ...] = ()
+    captions: tuple[str, ...] = ()
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """image: sides of a film, px; overlay_max_px: longest side of a picture unless its full size is wanted."""
+
+    image: ImageLimits
+    overlay_max_px: int
+
+
+class Refusal(Exception):  # noqa: N818 - not a fault; a coded refusal on its way from the worker to the loop
+    """error: what the client is told; sha256: of the bytes that were refused."""
+
+    def __init__(self, error: ImageError | RefusedError, sha256: str) -> None:
+        self.error = error
+        self.sha256 = sha256
+
+
+def judge(
+    data: Buffer, live: LiveBundle, point: OperatingPoint, wanted: ExplainOptions | None, limits: Limits
+) -> Drawn:
+    """Decode, check, prepare, run the network, decide, and explain where that is wanted.
+
+    Raises:
+        Refusal: the film was refused; carries the coded error and the hash of the bytes.
+    """
+    clock = _Clock()
+    try:
+        radiograph = decode(data, limits.image)
+        clock.lap("decode")
+        prepared = preprocessing.prepare(radiograph, live.manifest.input)
+        refuse_blank(prepared.statistics)
+    except (ImageError, RefusedError) as error:
+        raise Refusal(error, hashlib.sha256(data).hexdigest()) from error
+    clock.lap("preprocess")
+    output = live.engine.run(prepared.tensor)
+    clock.lap("network")
+    notices = quality_notices(prepared.statistics, live.manifest.quality)
+    decision = decide(output.logits, live.manifest, point, quality_doubt=bool(notices))
+    if radiograph.format != "dicom":
+        notices = (*notices, _intended_use(live.manifest))
+    judgement = Judgement(
+        radiograph=radiograph,
+        geometry=prepared.geometry,
+        statistics=prepared.statistics,
+        decision=decision,
+        notices=notices,
+        engine=live.engine.info,
+        feature_projection=drift.project(live.bundle.reference["projection"], explain.pooled(output.features)),
+    )
+    clock.lap("decide")
+    if wanted is None:
+        return Drawn(replace(judgement, timing_ms=clock.laps))
+    drawn = _explain(judgement, output.features, live, wanted, limits.overlay_max_px)
+    clock.lap("explain")
+    return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
+
+
+class _Clock:
+    """Laps in milliseconds."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = (now - self._last) * 1e3
+        self._last = now
+
+
+def _intended_use(manifest: Manifest) -> Notice:
+    return Notice(
+        "intended_use_unverified",
+        f"The file does not say who was imaged and how. This model is meant only for: {manifest.intended_use.population}.",
+    )
+
+
+def _explain(
+    judgement: Judgement, features: NDArray[np.float32], live: LiveBundle, wanted: ExplainOptions, max_px: int
+) -> Drawn:
+    """Maps, contours and, where asked for, the picture."""
+    maps = tuple(
+        explain.activation_map(
+            features, live.head, target=target, logit_index=index, negated=negated, method=wanted.method
+        )
+        for target in _targets(judgement, wanted)
+        for index, negated in [explain.logit_of(live.manifest.task, live.manifest.classes, target)]
+    )
+    judgement = replace(judgement, maps=maps)
+    contours = tuple(_contour(m, judgement.geometry) for m in maps)
+    captions = tuple(explain.caption(m, judgement.decision) for m in maps)
+    if wanted.output == "json":
+        return Drawn(judgement, contours, captions)
+    picture = _picture(judgement, live.manifest, wanted, None if wanted.full_size else max_px)
+    return Drawn(judgement, contours, captions, picture)
+
+
+def _picture(judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, max_px: int | None) -> bytes:
+    """The overlays side by side, one per map; each film's longest side at most `max_px`."""
+    film = preprocessing.to_eight_bit(judgement.radiograph.pixels, manifest.input.sixteen_bit)
+    heats = [preprocessing.to_original(m.values, judgement.geometry, max_px=_HEAT_PX) for m in judgement.maps]
+    panels = len(heats)
+    height, width = film.shape
+    if max_px is not None:
+        max_px = round(max(height, panels * width) * min(1.0, max_px / max(height, width)))
+    output: Literal["png", "jpeg"] = "jpeg" if wanted.output == "jpeg" else "png"
+    return explain.overlay_bytes(np.tile(film, (1, panels)), np.hstack(heats), wanted.alpha, output, max_px=max_px)
+
+
+def _targets(judgement: Judgement, wanted: ExplainOptions) -> list[str]:
+    names = [c.name for c in judgement.decision.classes]
+    first = wanted.target or (judgement.decision.label if judgement.decision.label in names else names[0])
+    return [first, *[n for n in names if n != first]][: wanted.top_k]
+
+
+def _contour(heat: ActivationMap, geometry: Geometry) -> Contour:
+    placed = preprocessing.to_original(heat.values, geometry, max_px=_CONTOUR_PX)
+    scale_y = geometry.original_height / placed.shape[0]
+    scale_x = geometry.original_width / placed.shape[1]
+    polygons = tuple(
+        tuple((round(x * scale_x), round(y * scale_y)) for x, y in polygon)
+        for polygon in explain.contours(placed, CONTOUR_LEVEL)
+    )
+    return Contour(CONTOUR_LEVEL, polygons)
