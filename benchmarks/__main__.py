@@ -19,13 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import onnxruntime
-
 from app.bundle.store import BundleStore
 from app.imaging.decode import ImageLimits, decode, limit_threads
 from app.imaging.phantom import encode_jpeg, phantom
 from app.inference.cores import usable_cores
 from app.inference.engine import OnnxRuntimeEngine
+from app.inference.runtime import onnxruntime
 from app.preprocessing import prepare
 from app.settings import PROJECT_ROOT
 from benchmarks.load import Load, closed_loop

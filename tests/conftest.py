@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import the runtime directly are to be as silent as the service
 
 settings.register_profile("cxr", deadline=None, print_blob=True)
 settings.load_profile("cxr")

@@ -6,12 +6,12 @@ import tempfile
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from app.domain import EngineInfo, NetworkOutput
 from app.errors import BundleError, InternalError
 from app.inference.memory import return_freed_memory
+from app.inference.runtime import onnxruntime
 
 _SILENT = 4  # fatal only: the runtime writes to stderr by itself, past our log; what it raises is reported by us
 

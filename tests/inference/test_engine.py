@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from app.bundle.onnx_walk import inspect_network
 from app.domain import EngineInfo
 from app.errors import BundleError, InternalError
 from app.inference.engine import OnnxRuntimeEngine
+from app.inference.runtime import onnxruntime
 from tests.support.tiny_bundle import SIZE, random_weights, tiny_network
 
 
