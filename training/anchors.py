@@ -34,7 +34,7 @@ ANCHORS = (
     ),
     Anchor(
         name="S2",
-        what="ResNet-18, pretrained; films of one patient on both sides of its split",
+        what="ResNet-18; its split was not grouped by patient",
         auroc=0.979,
         auprc=0.985,
         brier="not given",

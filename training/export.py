@@ -200,7 +200,7 @@ def _metrics(run: Run, report: dict[str, Any]) -> list[Metric]:
 
 
 def _hard_metrics(hard: dict[str, Any]) -> list[Metric]:
-    """The figures that chose the run; without intervals, since runs are compared on the same films."""
+    """The figures by which runs are compared; without intervals, since the films are the same for all."""
     data, films = "hard validation", hard["kermany_n"]
     metrics = [Metric(name="auroc_kermany_corrupted", data=data, value=hard["kermany_corrupted_auroc"], n=films)]
     if "nih/clean" in hard["nih_auroc"]:

@@ -53,13 +53,14 @@ def _test_table(m: Manifest, found: dict[tuple[str, str], Metric]) -> str:
 
 
 def _hard_lines(m: Manifest, found: dict[tuple[str, str], Metric]) -> str:
-    """The figures that chose the run."""
+    """The figures by which runs are compared, and the validation they come from."""
     chosen = [x for x in m.metrics if x.data == "hard validation"]
     listed = ", ".join(f"{x.name} {number(x.value, x.ci)}" for x in chosen)
     mixed = found.get(("validation, report half, clean and corrupted", "auroc"))
     clean = found.get(("validation, report half", "auroc"))
     return (
-        f"Chosen by the hard validation (`evaluate --split hard`): {listed}. Validation AUROC, report half: clean {_cell(clean)}, "
+        f"Hard validation, by which runs are compared (`evaluate --split hard`): {listed}. Validation AUROC, "
+        f"report half: clean {_cell(clean)}, "
         f"clean and corrupted {_cell(mixed)}."
     )
 
