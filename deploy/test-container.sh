@@ -44,7 +44,7 @@ skip() {
 }
 
 leave() {
-  local status=$?
+  local status=$? began=$SECONDS engine=${DOCKERD:-}
   trap - EXIT INT TERM
   set +e
   if [ "$status" != 0 ] && [ -n "${UP:-}" ]; then
@@ -55,6 +55,7 @@ leave() {
   [ -z "${WHEELS:-}" ] || kill "$WHEELS" 2>/dev/null
   engine_stop
   rm -rf "$WORK"
+  [ -z "$engine" ] || echo "engine stopped and everything removed in $((SECONDS - began)) s"
   [ "$status" = 0 ] || printf '%s\n' "${FAILURE:-FAILED at \"$STEP\", exit status $status}" >&2
   exit "$status"
 }
@@ -74,7 +75,7 @@ check_files
 step "base image: debootstrap stands in for $BASE_IMAGE"
 base_load
 step "build of target service; meanwhile stand-ins for postgres, prometheus"
-stand_ins_load >"$WORK/stand-ins.log" 2>&1 &
+stand_ins_build >"$WORK/stand-ins.log" 2>&1 &
 STAND_INS=$!
 build_service
 wait "$STAND_INS" || fail "$(tail -n 20 "$WORK/stand-ins.log")"
@@ -98,6 +99,7 @@ step "SIGTERM under load"
 check_drain
 step "down"
 compose_down
+step
 if [ "${CXR_CONTAINER_TRAIN:-yes}" = no ]; then
   echo "NOT RUN: build of target train (CXR_CONTAINER_TRAIN=no)"
 elif [ ! -d "${PIP_FIND_LINKS:-}" ]; then

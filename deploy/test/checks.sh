@@ -93,9 +93,10 @@ wait_ready_alone() {
 check_alone() {
   local container
   container=$(docker run --detach --network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
-    --volume cxr-alone:/state "$SERVICE")
+    --health-interval 1s --volume cxr-alone:/state "$SERVICE")
   wait_ready_alone "$container" || fail "the image does not serve by itself"
-  pass "ready on a read-only root file system, with SQLite in a volume"
+  wait_healthy "$container" || fail "the image's health check fails"
+  pass "ready and healthy on a read-only root file system, with SQLite in a volume"
   docker stop "$container" >/dev/null
   [ "$(docker inspect --format '{{.State.ExitCode}}' "$container")" = 0 ] || fail "SIGTERM does not end it with exit status 0"
   docker rm "$container" >/dev/null
@@ -109,20 +110,24 @@ compose_up() {
   export CXR_PUBLISH CXR_PUBLISH_PROMETHEUS
   UP=yes
   docker-compose up --detach >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
-  wait_healthy
+  compose_wait_healthy
   pass "init, postgres, keys, api and prometheus, without a step by hand"
   pass "stand-ins: $(in_service postgres postgres --version) for $(image_named_by postgres)"
   pass "stand-ins: $(in_service prometheus prometheus --version 2>&1 | head -n 1 | cut -d'(' -f1)for $(image_named_by prom/prometheus)"
 }
 
-wait_healthy() {
+wait_healthy() { # CONTAINER
+  for _ in $(seq 120); do
+    [ "$(docker inspect --format '{{.State.Health.Status}}' "$1")" = healthy ] && return
+    sleep 0.5
+  done
+  return 1
+}
+
+compose_wait_healthy() {
   local service
   for service in postgres api prometheus; do
-    for _ in $(seq 120); do
-      [ "$(docker inspect --format '{{.State.Health.Status}}' "$(container_of "$service")")" = healthy ] && continue 2
-      sleep 0.5
-    done
-    fail "$service does not become healthy"
+    wait_healthy "$(container_of "$service")" || fail "$service does not become healthy"
   done
 }
 
@@ -230,7 +235,7 @@ check_idempotence() {
   local before
   before=$(in_api cxr keys list 2>/dev/null | wc -l)
   docker-compose up --detach >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
-  wait_healthy
+  compose_wait_healthy
   [ "$(run_keys cat /credentials/admin/key)" = "$ADMIN_KEY" ] || fail "another administrator's key"
   [ "$(in_api cxr keys list 2>/dev/null | wc -l)" = "$before" ] || fail "other keys"
   pass "same secrets, same keys"
@@ -280,5 +285,10 @@ check_train() {
   WHEELS=
   docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "$TRAIN" \
     sh -c 'python -m training --help' >"$WORK/train.log" 2>&1 || fail "$(tail -n 5 "$WORK/train.log")"
+  if [ -d ../shared/data ]; then
+    docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+      --volume "$PWD/../shared/data:/data:ro" "$TRAIN" python -m training --data /data splits pneumonia-resnet18 \
+      >"$WORK/train.log" 2>&1 || fail "$(tail -n 5 "$WORK/train.log")"
+  fi
   pass "target train builds, its command line starts ($(($(docker inspect --format '{{.Size}}' "$TRAIN") / 1000000)) MB)"
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The images that cannot be pulled where no registry is reached, made from Debian's packages; sourced by
-# deploy/test-container.sh. Kept as tarballs under .cache, named by what they were made from.
+# deploy/test-container.sh. The base is kept as a tarball under .cache, named by what it was made from.
 
 BASE_IMAGE=python:3.11-slim-bookworm
 CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
@@ -8,10 +8,6 @@ CACHE=.cache/container-test
 
 image_named_by() { # the compose file's image of that repository
   sed -n "s|^ *image: \($1:.*\)|\1|p" docker-compose.yml
-}
-
-digest() {
-  sha256sum | cut -c1-12
 }
 
 base_make() {
@@ -37,7 +33,7 @@ base_make() {
 
 base_load() {
   local tarball
-  tarball=$CACHE/base-$({ declare -f base_make; cat "$CA_BUNDLE"; } | digest).tar
+  tarball=$CACHE/base-$({ declare -f base_make; cat "$CA_BUNDLE"; } | sha256sum | cut -c1-12).tar
   mkdir -p "$CACHE"
   [ -s "$tarball" ] || {
     rm -f "$CACHE"/*.tar
@@ -47,21 +43,7 @@ base_load() {
     "$tarball" "$BASE_IMAGE" >/dev/null
 }
 
-stand_ins_load() {
-  local tarball postgres prometheus
-  postgres=$(image_named_by postgres)
-  prometheus=$(image_named_by prom/prometheus)
-  tarball=$CACHE/stand-ins-$({
-    echo "$postgres $prometheus"
-    cat deploy/test/{Dockerfile,postgres-entrypoint.sh,policy-rc.d} "$CA_BUNDLE"
-  } | digest).tar
-  if [ -s "$tarball" ]; then
-    docker load --quiet --input "$tarball" >/dev/null
-    return
-  fi
-  rm -f "$CACHE"/stand-ins-*.tar
-  docker build --quiet --network host --target postgres --tag "$postgres" deploy/test >/dev/null
-  docker build --quiet --network host --target prometheus --tag "$prometheus" deploy/test >/dev/null
-  docker save --output "$tarball.part" "$postgres" "$prometheus"
-  mv "$tarball.part" "$tarball"
+stand_ins_build() {
+  docker build --network host --target postgres --tag "$(image_named_by postgres)" deploy/test
+  docker build --network host --target prometheus --tag "$(image_named_by prom/prometheus)" deploy/test
 }
