@@ -84,36 +84,29 @@ class LiveBundles:
         self.current: LiveBundle | None = None
 
     def start(self) -> None:
-        """Load the live bundle, seeding an empty history, then watch for requests.
+        """Load the live bundle, then watch for requests.
 
         Raises:
-            BundleError: the bundle that must serve does not verify, or is not the one that was activated.
+            BundleError: as `load_live`.
         """
-        if not self.load_live():
-            ref = self._store.latest()
-            if ref is None:
-                raise BundleError(
-                    "bundle_not_found", f"the history is empty and {self._store.root} has no file 'latest'"
-                )
-            seed = load_bundle(self._store, ref)
-            self._records.history.write_outcome("activated", ref, seed.bundle.digest, who="first start", request=None)
-            self._serve(seed)
+        self.load_live()
         self._skip_answered()
         self._watcher = threading.Thread(target=self._watch, name="cxr-activation", daemon=True)
         self._watcher.start()
 
-    def load_live(self) -> bool:
-        """Load the pinned bundle, or the newest activated one; False if nothing was ever activated.
+    def load_live(self) -> None:
+        """Load the pinned bundle, or the newest activated one; an empty history is seeded with the store's `latest`.
 
         Raises:
-            BundleError: as `start`.
+            BundleError: the bundle that must serve does not verify, or is not the one that was activated.
         """
         if self._pin is not None:
             self._serve(load_bundle(self._store, self._pin))
-            return True
+            return
         live = self._records.history.live()
         if live is None:
-            return False
+            self._seed()
+            return
         self._answered = live.position
         loaded = load_bundle(self._store, BundleRef(live.name, live.version))
         if loaded.bundle.digest != live.digest:
@@ -122,7 +115,14 @@ class LiveBundles:
                 f"{loaded.ref} has digest {loaded.bundle.digest[:16]}, but {live.digest[:16]} was activated; restore it or activate anew",
             )
         self._serve(loaded)
-        return True
+
+    def _seed(self) -> None:
+        ref = self._store.latest()
+        if ref is None:
+            raise BundleError("bundle_not_found", f"the history is empty and {self._store.root} has no file 'latest'")
+        seed = load_bundle(self._store, ref)
+        self._records.history.write_outcome("activated", ref, seed.bundle.digest, who="first start", request=None)
+        self._serve(seed)
 
     def _serve(self, loaded: LiveBundle) -> None:
         self.current = loaded

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from app.api.install import install
 from app.bundle.store import BundleStore
+from app.errors import CxrError
 from app.imaging.decode import limit_threads
 from app.inference.cores import usable_cores
 from app.inference.scheduler import Scheduler
@@ -32,7 +33,12 @@ def create_app(settings: Settings) -> FastAPI:
     """
     limit_threads()
     metrics = Metrics(CollectorRegistry())
-    records = Records.open(settings, role="serve", observe_commit=metrics.observe_audit_commit)
+    records = Records.open(
+        settings,
+        role="serve",
+        observe_commit=metrics.observe_audit_commit,
+        observe_failure=metrics.observe_audit_failure,
+    )
     scheduler = Scheduler(
         workers=settings.workers or usable_cores(),
         queue_max=settings.queue_max,
@@ -60,7 +66,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            bundles.start()
+            try:
+                bundles.start()
+            except CxrError as error:
+                log.error("start_refused", reason=str(error))  # noqa: TRY400 - the server logs the traceback
+                raise
             log.info("ready", bundle=str(bundles.current and bundles.current.ref), workers=scheduler.workers)
             yield
         finally:

@@ -18,7 +18,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """Typed settings; see the README's table for the sentences below."""
 
-    model_config = SettingsConfigDict(env_prefix="CXR_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CXR_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     # where
     host: str = Field("127.0.0.1", description="Address to listen on.")

@@ -166,7 +166,7 @@ class Boundary:
             status=status,
             seconds=seconds,
             body_bytes=call.body_bytes,
-            code=call.code,
+            code=call.code if call.status else None,
         )
         if call.code in _COUNTED and not call.admitted:
             self._records.count(call.code, caller.key_id if caller else _prefix(presented_key(call)))

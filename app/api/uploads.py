@@ -42,12 +42,13 @@ async def admitted_upload(request: Request, room: Room, *, places: int = 1) -> A
         try:
             files = await read_files(call.headers, request.receive, room.rules[call.policy.body], hold)
         except (CxrError, ClientGoneError) as error:
-            await _record_refusal(room, call, error.code if isinstance(error, CxrError) else "client_gone")
+            await record_refusal(room, call, error.code if isinstance(error, CxrError) else "client_gone")
             raise
         yield Upload(call, files, admission)
 
 
-async def _record_refusal(room: Room, call: Call, code: str) -> None:
+async def record_refusal(room: Room, call: Call, code: str) -> None:
+    """What an admitted request sent was turned away before it reached the pipeline."""
     facts = {"request_id": call.request_id, "route": call.template, "code": code, "bytes": call.body_bytes}
     await room.records.record(AuditEvent("refused", call.principal.key_id, facts))
 

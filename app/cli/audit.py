@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from app import logs
+from app.cli.session import read_settings
 from app.records import verify as verify_records
-from app.settings import Settings
 
 group = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def verify() -> None:
     Exit status 1 names (chain, seq) of whatever is wrong.
     """
     logs.configure("warning")
-    report = verify_records(Settings())
+    report = verify_records(read_settings())
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
     for problem in report.problems:

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from app.bundle.store import BundleRef, BundleStore
-from app.cli.session import open_records, operator
+from app.cli.session import open_records, operator, read_settings
 from app.errors import BundleError, ConfigurationError
 from app.live import load_bundle
-from app.settings import Settings
 
 group = typer.Typer(help="Model bundles: list, show, verify, activate.", no_args_is_help=True)
 RefArgument = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="As `cxr bundles list` shows it.")]
@@ -30,13 +29,15 @@ def list_bundles() -> None:
 @group.command()
 def show(bundle: RefArgument) -> None:
     """The manifest as JSON, without checking the other files."""
-    typer.echo(BundleStore(Settings().bundles_dir).read_manifest(BundleRef.parse(bundle)).model_dump_json(indent=2))
+    typer.echo(
+        BundleStore(read_settings().bundles_dir).read_manifest(BundleRef.parse(bundle)).model_dump_json(indent=2)
+    )
 
 
 @group.command()
 def verify(bundle: RefArgument) -> None:
     """All that loading checks: schema, hashes, tensors, network, head, golden answers. Exit status 1 names what is wrong."""
-    loaded = load_bundle(BundleStore(Settings().bundles_dir), BundleRef.parse(bundle))
+    loaded = load_bundle(BundleStore(read_settings().bundles_dir), BundleRef.parse(bundle))
     typer.echo(f"{loaded.ref} is sound, digest {loaded.bundle.digest}")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -55,16 +56,48 @@ class _Http(HttpToolsProtocol):
         self.headers_open = True
         super().on_message_begin()
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline_upgrade(data[offer.args[0] :])
+        except httptools.HttpParserError as error:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response(str(error))
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on as if the client had not offered another protocol (RFC 9110 section 7.8), as Java's does with every first request.
+
+        The parser takes what follows such headers for the other protocol, so the same headers are read anew without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT")
+            return
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(head) + b"\r\n\r\n" + rest)
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.headers_open = False
         super().on_headers_complete()
         self.flow.pause_reading()  # resumed when the application asks for the body, or at the end of its answer
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the text names the parser's complaint; ours is fixed
         self.refuse(400, "malformed_request", "Malformed request", "The request is not HTTP/1.1.")
 
     def refuse(self, status: int, code: str, title: str, detail: str) -> None:
         """Answer and close, for what never becomes a request. The shape is that of `app.api.problems`."""
+        if self.transport.is_closing():  # answered already
+            return
         request_id = uuid.uuid4().hex
         problem = {"type": f"urn:cxr-triage:problem:{code}", "title": title, "status": status, "detail": detail}
         body = json.dumps(problem | {"code": code, "request_id": request_id}).encode()
@@ -96,6 +129,11 @@ class _Lingering:
 
     def is_closing(self) -> bool:
         return self._lingering or self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """What comes after our side has ended goes nowhere; uvloop's own transport would raise."""
+        if not self.is_closing():
+            self._transport.write(data)
 
     def close(self) -> None:
         if self.is_closing() or not (self._unread() and self._transport.can_write_eof()):

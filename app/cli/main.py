@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -25,9 +26,15 @@ cli.add_typer(keyring.group, name="keyring")
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line on standard error and exit status 1."""
+    """Entry point: an error of ours, or of a file, is one line on standard error and exit status 1."""
     try:
         cli()
     except CxrError as error:
-        print(f"cxr: {error}", file=sys.stderr)  # noqa: T201 - the one place that prints an error for people
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:  # a path that was given cannot be read or written
+        _fail(f"{error.filename or 'input or output'}: {error.strerror}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"cxr: {message}", file=sys.stderr)  # noqa: T201 - the one place that prints an error for people
+    sys.exit(1)

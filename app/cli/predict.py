@@ -49,7 +49,7 @@ def predict(
         )
         try:
             for path in films:
-                outcome = asyncio.run(_one(service, path.read_bytes(), operating_point))
+                outcome = asyncio.run(_one(service, path, settings.upload_max_bytes, operating_point))
                 if isinstance(outcome, Answer):
                     typer.echo(prediction_response(outcome).model_dump_json())
                 else:
@@ -61,9 +61,19 @@ def predict(
         sys.exit(1)
 
 
-async def _one(service: TriageService, data: bytes, operating_point: str | None) -> Answer | CxrError:
+def _film(path: Path, max_bytes: int) -> bytes:
+    """Raises: RequestError, `payload_too_large`."""
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise RequestError("payload_too_large", what="image", limit=max_bytes)
+    return data
+
+
+async def _one(service: TriageService, path: Path, max_bytes: int, operating_point: str | None) -> Answer | CxrError:
     who = Principal(key_id=f"cli:{operator()}", name=operator(), role=Role.ADMIN)
     try:
+        data = _film(path, max_bytes)
         with service.admit() as admission:
             return await service.predict(
                 data, who, uuid.uuid4().hex, PredictOptions(operating_point=operating_point), admission

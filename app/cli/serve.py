@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import uvicorn
 
 from app import logs
 from app.cli.connection import HTTP_PROTOCOL
+from app.cli.session import read_settings
 from app.main import create_app
 from app.records import Records
 from app.settings import Settings
@@ -54,14 +56,14 @@ def _asked_to_stop(_signal: int, _frame: FrameType | None) -> None:
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (CXR_HOST).")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on (CXR_PORT).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (CXR_PORT).", min=0, max=65_535)] = None,
 ) -> None:
     """Start the service with the live bundle. Fails loudly when bundle, key ring or database are not sound.
 
     The first start on an empty database makes one admin key: shown on a terminal, else written to admin.key (0600) in the
     state folder.
     """
-    settings = Settings()
+    settings = read_settings()
     settings = settings.model_copy(update={k: v for k, v in {"host": host, "port": port}.items() if v is not None})
     logs.configure(settings.log_level)
     app = create_app(settings)
@@ -75,7 +77,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
         timeout_keep_alive=30,
         lifespan="on",
     )

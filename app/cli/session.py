@@ -7,15 +7,31 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydantic import ValidationError
+
 from app import logs
+from app.errors import ConfigurationError
 from app.records import Records
 from app.settings import Settings
+
+
+def read_settings() -> Settings:
+    """The settings of the environment.
+
+    Raises:
+        ConfigurationError: which of them are wrong and why, without their values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"CXR_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigurationError("settings", "; ".join(wrong)) from None
 
 
 @contextmanager
 def open_records() -> Iterator[tuple[Settings, Records]]:
     """Settings and records for one command; its acts go to an audit chain of their own."""
-    settings = Settings()
+    settings = read_settings()
     logs.configure("warning")
     records = Records.open(settings, role="cli")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -229,6 +230,8 @@ def _url(settings: Settings) -> URL:
         raise ConfigurationError("database_url", "CXR_DATABASE_URL is not a database URL that is supported") from error
     if (url.get_backend_name(), driver) not in {("sqlite", "pysqlite"), ("postgresql", "pg8000")}:
         raise ConfigurationError("database_url", "CXR_DATABASE_URL must begin with sqlite:/// or postgresql+pg8000://")
+    if driver == "pg8000" and find_spec(driver) is None:
+        raise ConfigurationError("database_driver", "PostgreSQL needs pg8000: install cxr-triage[postgres]")
     if settings.database_password_file is None:
         return url
     if url.password is not None:

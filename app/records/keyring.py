@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[Purpose, _Keys]:
     except FileNotFoundError:
         raise RecordsError(
             "keyring_missing",
-            f"there is no key ring at {path}, but the database holds events; restore it from its backup",
+            f"there is no key ring at {path}; nothing recorded can be checked or continued without it: restore its backup",
         ) from None
     except OSError as error:
         raise RecordsError("keyring_unreadable", f"the key ring {path} cannot be read: {error.strerror}") from error

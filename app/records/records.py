@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain import Principal
-from app.errors import CxrError, RecordsError
+from app.errors import ConfigurationError, CxrError, RecordsError
 from app.records.anchors import FILE_NAME, Anchors
 from app.records.counts import Counts
 from app.records.database import Database, failure_reason, migrate
@@ -56,6 +56,7 @@ class Records:
         *,
         role: Role,
         observe_commit: Callable[[int, float], None] | None = None,
+        observe_failure: Callable[[], None] | None = None,
         tick_s: float = 60.0,
     ) -> Self:
         """Open the key ring (made if nothing was ever recorded), migrate, and start the writer.
@@ -63,13 +64,17 @@ class Records:
         Args:
             role: a service begins its chain at once, a command with its first event.
             observe_commit: called by the writer after each commit with the number of events and the seconds it took.
+            observe_failure: called by the writer after each commit that failed.
             tick_s: how often counts are written and the chain's head is logged.
 
         Raises:
             RecordsError: the database is away, read-only, not durable, of another version, or of another key ring.
             ConfigurationError: settings with which there is no database.
         """
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError("state_dir", f"{settings.state_dir} is no folder: {error.strerror}") from error
         database = Database(settings)
         try:
             ring = KeyRing.open(settings.secrets_path / "keyring.json", create=not database.has_events())
@@ -79,7 +84,15 @@ class Records:
             counts = Counts()
             limits = Limits(settings.audit_queue_max, settings.audit_group_max, settings.audit_wait_s)
             writer = AuditWriter(
-                database, ring, anchors, role=role, limits=limits, counts=counts, observe=observe_commit, tick_s=tick_s
+                database,
+                ring,
+                anchors,
+                role=role,
+                limits=limits,
+                counts=counts,
+                observe=observe_commit,
+                observe_failure=observe_failure,
+                tick_s=tick_s,
             )
             writer.start()
             records = cls(settings, database, ring, writer, counts)
@@ -153,8 +166,18 @@ class Records:
     async def window(
         self, since: datetime, until: datetime, *, digest: str | None = None, limit: int = WINDOW_MAX
     ) -> PredictionWindow:
-        """The predictions in [since, until), of one bundle or of all; see `PredictionWindow`."""
-        return await self.query(lambda: read_window(self._database.reader, since, until, digest=digest, limit=limit))
+        """The predictions in [since, until), of one bundle or of all; see `PredictionWindow`.
+
+        Raises:
+            UnavailableError: audit_unavailable, they cannot be read.
+        """
+        try:
+            return await self.query(
+                lambda: read_window(self._database.reader, since, until, digest=digest, limit=limit)
+            )
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("window_not_read", reason=failure_reason(error), error=str(error))
+            raise unavailable() from error
 
     async def query(self, call: Callable[[], T]) -> T:
         """Run blocking work of the records on their own threads."""

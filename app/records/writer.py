@@ -71,6 +71,7 @@ class AuditWriter:
 
     Args:
         observe: called after every commit with the group's size and the seconds from its begin to the disk.
+        observe_failure: called after every commit that failed.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class AuditWriter:
         limits: Limits,
         counts: Counts,
         observe: Callable[[int, float], None] | None = None,
+        observe_failure: Callable[[], None] | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         self.chain_id = secrets.token_hex(8)
         self.reason: str | None = None
         self._database, self._ring, self._anchors = database, ring, anchors
-        self._role, self._limits, self._counts, self._observe, self._tick_s = role, limits, counts, observe, tick_s
+        self._role, self._limits, self._counts, self._tick_s = role, limits, counts, tick_s
+        self._observe, self._observe_failure = observe, observe_failure
         self._queue: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -295,6 +298,8 @@ class AuditWriter:
             self._queue.clear()
         log.error("audit_commit_failed", reason=self.reason, error=str(error), events=len(group), refused=len(refused))
         self._failures += 1
+        if self._observe_failure is not None:
+            self._observe_failure()
         self._discard_connection()
         deliver([(job.waiter, unavailable()) for job in refused])
 

@@ -333,6 +333,7 @@ def test_a_client_that_left_is_only_logged() -> None:
         told = door.ask(headers=ADMIN)
     assert told.status == 0
     assert (logs[-1]["status"], logs[-1]["code"]) == (499, "client_gone")
+    assert door.value("cxr_http_problems_total", route="/metrics", code="other") is None
 
 
 def test_one_line_a_request_without_anything_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -135,6 +136,46 @@ def test_pipelined_requests_are_answered_in_order(server: Counting) -> None:
         client.sendall(b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n" * 3 + b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
         statuses = [line for line in answer(client).split(b"\r\n") if b"HTTP/1.1 " in line]
     assert [s.split()[-2] if s.endswith(b"OK") else s.split()[1] for s in statuses] == [b"200", b"200", b"200", b"401"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_an_offered_upgrade_is_declined_and_the_body_is_read(server: Counting, chunked: bool) -> None:
+    """Java's HTTP client offers h2c with its first request, also with an upload."""
+    offer = b"POST /yes HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = b"x" * NINE_MB
+    if chunked:
+        upload = offer + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (NINE_MB, body)
+    else:
+        upload = offer + b"Content-Length: %d\r\n\r\n%s" % (NINE_MB, body)
+    with server.connect() as client:
+        client.sendall(upload + offer + b"\r\n" + b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"200", b"200", b"401"]
+
+
+def test_connect_is_refused(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer(client).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"\x16\x03\x01" + b"x" * 200_000,
+        b"POST /yes HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n" + b"x" * 200_000,
+        b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nxxxxx\r\nzz\r\n",
+    ],
+    ids=["no http", "two lengths", "bad chunk"],
+)
+def test_what_is_malformed_is_answered_once_and_leaves_no_traceback(
+    server: Counting, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server.connect() as client, suppress(ConnectionResetError):
+        with suppress(OSError):
+            client.sendall(bad)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"400"]
+    time.sleep(0.4)  # as long as a refused connection lingers
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_headers_have_a_size(server: Counting) -> None:

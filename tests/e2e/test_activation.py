@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,11 @@ def test_a_broken_live_bundle_fails_the_start_loudly(bundles: Path, tmp_path: Pa
     (bundles / "latest").write_text("tiny/1.2.0\n")
     with pytest.raises(RuntimeError, match="changed_file"):
         start(tmp_path / "state", bundles_dir=bundles)
+    lines = [
+        json.loads(line) for line in (tmp_path / "state" / "server.log").read_text().splitlines() if line[0] == "{"
+    ]
+    (said,) = [line["reason"] for line in lines if line["event"] == "start_refused"]
+    assert said.startswith("changed_file: network.onnx ")
 
 
 def test_a_bundle_that_changed_since_it_was_activated_is_refused(bundles: Path, tmp_path: Path) -> None:

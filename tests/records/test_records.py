@@ -6,14 +6,16 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
 
-from app.errors import ConfigurationError, RecordsError
+from app.errors import ConfigurationError, RecordsError, UnavailableError
 from app.records import Records
 from app.settings import Settings
 from tests.records.conftest import OpenRecords
@@ -64,6 +66,22 @@ def test_an_unreachable_postgres_is_said(tmp_path: Path) -> None:
         Records.open(Settings(state_dir=tmp_path, database_url=url), role="serve")
     assert caught.value.code == "audit_store_unavailable"
     assert "hidden" not in str(caught.value)
+
+
+def test_postgres_without_its_driver_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.records.database.find_spec", lambda _: None)
+    settings = Settings(state_dir=tmp_path / "state", database_url="postgresql+pg8000://u@127.0.0.1:1/x")
+    assert _code(settings) == "database_driver"
+
+
+def test_a_window_that_cannot_be_read_is_unavailable(sqlite_settings: Settings, open_records: OpenRecords) -> None:
+    records = open_records(sqlite_settings)
+    with sqlite3.connect(sqlite_settings.state_dir / "cxr.sqlite3") as database:
+        database.execute("ALTER TABLE predictions RENAME TO gone")
+    until = datetime.now(UTC)
+    with pytest.raises(UnavailableError) as caught:
+        asyncio.run(records.window(until - timedelta(days=1), until))
+    assert caught.value.code == "audit_unavailable"
 
 
 def test_a_file_that_is_no_database_is_refused(sqlite_settings: Settings) -> None:

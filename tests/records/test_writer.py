@@ -193,7 +193,9 @@ def test_a_cancelled_caller_leaves_nothing_behind(
     asyncio.run(submit())
     assert records.verify().events == 22  # each was decided, so each is recorded
     gc.collect()
-    assert not [o for o in gc.get_objects() if type(o) is AsyncWaiter]  # isinstance would wake lazy objects of other libraries
+    assert not [
+        o for o in gc.get_objects() if type(o) is AsyncWaiter
+    ]  # isinstance would wake lazy objects of other libraries
 
 
 def test_a_loop_that_is_gone_does_not_stop_the_writer(

@@ -13,7 +13,7 @@ from app.api.documents import UPLOADED, batch_body, image_body, json_answer, pro
 from app.api.problems import problem
 from app.api.room import Room
 from app.api.schemas import API_VERSION, BatchAnswer, BatchItem, PredictAnswer, Problem, prediction_response
-from app.api.uploads import Upload, admitted_upload, only_file
+from app.api.uploads import Upload, admitted_upload, only_file, record_refusal
 from app.errors import CxrError, RequestError
 from app.service import PredictOptions
 
@@ -90,6 +90,7 @@ async def _judge(room: Room, upload: Upload, index: int, file: File, options: Pr
     call = upload.call
     try:
         if isinstance(file, RequestError):
+            await record_refusal(room, call, file.code)
             raise file
         answer = await room.service.predict(file, call.principal, call.request_id, options, upload.admission)
     except CxrError as error:

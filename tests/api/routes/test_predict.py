@@ -134,6 +134,18 @@ def test_a_batch_answers_in_order_and_one_bad_item_fails_nothing(client: httpx.C
     assert "CANARY" not in reply.text
 
 
+def test_a_file_that_is_too_large_for_its_batch_is_recorded(client: httpx.Client, state: Path) -> None:
+    reply = client.post(
+        "/batch_predict",
+        files=[("files", b"x" * 10_000_001)],
+        headers={"X-Request-ID": "only-a-large-file"},
+    )
+    assert reply.json()["results"][0]["problem"]["code"] == "payload_too_large"
+    assert [(kind, facts["code"]) for kind, facts in events(state, "only-a-large-file")] == [
+        ("refused", "payload_too_large")
+    ]
+
+
 def test_png_and_jpeg_are_told_by_content(client: httpx.Client) -> None:
     png = encode_png(phantom(2))
     assert client.post("/predict", content=png, headers=JPEG).json()["image"]["format"] == "png"
