@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
+import structlog
 import typer
 import uvicorn
 
@@ -49,6 +50,14 @@ def _first_admin_key(records: Records, settings: Settings) -> None:
     typer.echo(f"First start. The admin key is in {path}; move it to a safe place and delete the file.", err=True)
 
 
+def _warn_of_unknown_settings() -> None:
+    """A setting with a misspelt name would change nothing and say nothing."""
+    known = {f"CXR_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith("CXR_") and name.upper() not in known)
+    if unknown:
+        structlog.get_logger("cxr.serve").warning("unknown_settings", names=unknown)
+
+
 def _asked_to_stop(_signal: int, _frame: FrameType | None) -> None:
     """A stop that was asked for is a success."""
     raise SystemExit(0)
@@ -66,6 +75,7 @@ def serve(
     settings = read_settings()
     settings = settings.model_copy(update={k: v for k, v in {"host": host, "port": port}.items() if v is not None})
     logs.configure(settings.log_level)
+    _warn_of_unknown_settings()
     app = create_app(settings)
     _first_admin_key(app.state.records, settings)
     config = uvicorn.Config(

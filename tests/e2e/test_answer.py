@@ -93,3 +93,8 @@ def test_an_admin_key_is_made_once_and_kept_private(bundles_dir: Path, tmp_path:
     path.unlink()
     with serving(state, bundles_dir=bundles_dir):
         assert not path.exists()
+
+
+def test_a_misspelt_setting_is_named_in_the_log(bundles_dir: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "state", bundles_dir=bundles_dir, quueue_max=3) as server:
+        assert '"names": ["CXR_QUUEUE_MAX"], "event": "unknown_settings"' in server.log()
