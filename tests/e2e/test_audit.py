@@ -23,7 +23,7 @@ def test_verify_passes_after_a_thousand_mixed_requests(bundles_dir: Path, tmp_pa
         + b"\r\n"
         for seed in range(3)
     ) + b"--x--\r\n"  # fmt: skip
-    damaged = [case for case in hostile_images() if len(case.data) < 100_000][:10]
+    damaged = [case for case in hostile_images() if len(case.data) < 100_000][::12][:10]
     seen: Counter[tuple[str, int]] = Counter()
     with serving(tmp_path / "state", bundles_dir=bundles_dir, rate_limit_per_minute=1_000_000) as server:
         service_key, admin_key = server.key("service"), server.key("admin")
