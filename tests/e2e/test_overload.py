@@ -17,11 +17,18 @@ def test_a_full_queue_refuses_at_once_and_health_answers(bundles_dir: Path) -> N
         replies: list[tuple[int, float, dict[str, str]]] = []
         stop = threading.Event()
 
+        broken: list[str] = []
+
         def push() -> None:
             connection = server.connection()
             while not stop.is_set():
                 start = time.perf_counter()
-                reply = ask(connection, "POST", "/predict", key=key, body=film, Content_Type="image/png")
+                try:
+                    reply = ask(connection, "POST", "/predict", key=key, body=film, Content_Type="image/png")
+                except OSError as error:
+                    broken.append(repr(error))
+                    connection.close()
+                    continue
                 replies.append((reply.status, time.perf_counter() - start, dict(reply.headers)))
                 if reply.headers.get("connection") == "close":
                     connection.close()
@@ -40,6 +47,9 @@ def test_a_full_queue_refuses_at_once_and_health_answers(bundles_dir: Path) -> N
         stop.set()
         for thread in threads:
             thread.join()
+        log = server.log()
+    # a refusal must be readable by a client that is still sending; one connection in 20,000 was seen to break all the same
+    assert len(broken) <= 0.01 * len(replies), f"{broken[:5]}\n{log[-3000:]}"
     refused = [r for r in replies if r[0] == 503]
     print(f"{len(replies)} requests, {len(refused)} refused; /health worst of 40: {max(times) * 1e3:.1f} ms")
     assert {r[0] for r in replies} == {200, 503}
