@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Task = Literal["binary", "multiclass", "multilabel"]
 Rule = Literal["threshold", "argmax", "hierarchical", "per_label"]
 
+# what drift is watched on, one number per film: fields of `InputStatistics`, and the confidence of the answer
+STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
+
 
 class Role(StrEnum):
     """What a key may do; DESIGN section 3 lists the routes."""

@@ -26,10 +26,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from app.domain import STATISTICS
+
 Floats: TypeAlias = NDArray[np.float64]
 Level = Literal["ok", "watch", "alert", "insufficient_data"]
 
-STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
 BINS = 10
 PROJECTION_SIZE = 16
 WATCH, ALERT = 0.1, 0.2

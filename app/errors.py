@@ -42,7 +42,6 @@ ERROR_TABLE: dict[str, ErrorSpec] = {
     "too_many_files": ErrorSpec(400, "Too many files", "At most {limit} files are taken in one request."),
     "invalid_parameter": ErrorSpec(400, "Invalid parameter", "The query parameter '{parameter}' must be {must_be}."),
     "body_timeout": ErrorSpec(408, "Body too slow", "The body did not arrive within {limit_s} seconds."),
-    "length_required": ErrorSpec(411, "Length required", "Send a Content-Length header."),
     "payload_too_large": ErrorSpec(413, "Payload too large", "The {what} is larger than {limit} bytes."),
     "unsupported_media_type": ErrorSpec(
         415, "Unsupported media type", "Send multipart/form-data, image/jpeg, image/png or application/dicom."

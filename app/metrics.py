@@ -26,10 +26,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app.bundle.manifest import Manifest
-from app.domain import EngineInfo, InputStatistics, Judgement
+from app.domain import STATISTICS, EngineInfo, InputStatistics, Judgement
 from app.errors import ERROR_TABLE
 
-STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
 STAGES = frozenset({"decode", "preprocess", "network", "decide", "explain", "audit"})
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 

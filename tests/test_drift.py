@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from app.domain import STATISTICS
 from app.drift import (
     FLOOR,
     PROJECTION_SIZE,
-    STATISTICS,
     DriftReport,
     DriftWindow,
     bin_counts,

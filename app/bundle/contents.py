@@ -13,9 +13,9 @@ from app.bundle.folder import GOLDEN, HEAD, REFERENCE
 from app.bundle.manifest import Manifest
 from app.bundle.onnx_walk import NetworkSummary
 from app.bundle.tensors import Arrays, ArraySpec, npz_names, read_npz, read_safetensors
+from app.domain import STATISTICS
 from app.errors import BundleError
 
-STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
 PROJECTION = 16  # rows of the fixed projection of the pooled features
 MAX_GOLDENS = 32
 MAX_HEAD_LAYERS = 8

@@ -79,7 +79,7 @@ def test_problems_are_those_of_the_error_table(document: dict[str, Any]) -> None
                 assert str(ERROR_TABLE[code].status) == status == str(example["value"]["status"])
                 assert f"`{code}`" in answer["description"]
                 seen.add(code)
-    assert set(ERROR_TABLE) - seen == {"not_found", "method_not_allowed", "length_required"}
+    assert set(ERROR_TABLE) - seen == {"not_found", "method_not_allowed"}
 
 
 def test_nothing_is_said_of_the_frameworks_validation(document: dict[str, Any]) -> None:

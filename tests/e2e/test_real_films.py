@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from app.bundle.store import BundleStore
 from app.errors import CxrError
 from app.imaging.decode import ImageLimits, decode
 from app.inference.engine import OnnxRuntimeEngine
-from app.preprocessing import prepare
 from app.settings import PROJECT_ROOT
 from benchmarks.server import serving
+from training.reduced import compare_copies
 
 DATA = PROJECT_ROOT.parent / "shared" / "data"
 WIDE = ImageLimits(32, 8192)  # one reduced copy is 121 px high, which the service refuses by default
@@ -24,17 +23,6 @@ pytestmark = [
 ]
 
 
-def _rows(folder: str) -> list[dict[str, str]]:
-    with (DATA / folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _reduced_copies() -> dict[str, Path]:
-    """Stem of the upstream name -> the reduced copy of the film."""
-    folders = [f.name for f in DATA.iterdir() if f.is_dir() and f.name not in {"originals", "dicom", "kermany_224"}]
-    return {Path(row["path"]).stem: DATA / row["path"] for folder in folders for row in _rows(folder)}
-
-
 def test_a_reduced_copy_scores_like_its_original() -> None:
     store = BundleStore(PROJECT_ROOT / "model_bundles")
     ref = store.latest()
@@ -42,22 +30,12 @@ def test_a_reduced_copy_scores_like_its_original() -> None:
     bundle = store.verify(ref)
     engine = OnnxRuntimeEngine(bundle.network)
 
-    def logit(path: Path) -> float:
-        return float(engine.run(prepare(decode(path.read_bytes(), WIDE), bundle.manifest.input).tensor).logits[0])
-
-    copies = _reduced_copies()
-    pairs = []
-    for row in _rows("originals"):
-        original = DATA / row["path"]
-        if row["label"] != "not_applicable" and original.stem in copies:
-            a, b = logit(original), logit(copies[original.stem])
-            pairs.append((abs(a - b), a, b, row["path"]))
-    pairs.sort(reverse=True)
+    pairs = sorted(compare_copies(DATA, bundle.manifest.input, engine), key=lambda pair: -pair.difference)
     print(f"{len(pairs)} films; largest differences in logit between original and reduced copy:")
-    for difference, a, b, path in pairs[:8]:
-        print(f"  {difference:.3f}  {a:+.3f} {b:+.3f}  {path}")
+    for pair in pairs[:8]:
+        print(f"  {pair.difference:.3f}  {pair.logit_original:+.3f} {pair.logit_reduced:+.3f}  {pair.original}")
     assert len(pairs) >= 35
-    assert pairs[0][0] <= 0.15
+    assert pairs[0].difference <= 0.15
 
 
 def test_every_original_is_answered_or_coded(tmp_path: Path) -> None:
