@@ -56,20 +56,83 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Acquisition:
+    """What a DICOM header says about how a film was taken. Words are from closed lists (anything else is `other`), so that no free
+    text of a header can travel in here.
+
+    modality: PS3.3 C.7.3.1.1.1; body_part: PS3.16 Annex L words; view: `PA`, `AP`, `LL`, `RL`, ... or `other`; None where the header
+    is silent. age_years: of the patient on the day of the film; never recorded or answered. burned_in_annotation: the header's own
+    word, None where it is silent. presentation_intent: `presentation` or `processing`. derived: ImageType says DERIVED.
+    pixel_spacing_mm: (between rows, between columns) and where it was taken from. display: how stored values became gray levels
+    (`voi_lut`, `window_linear`, `window_linear_exact`, `window_sigmoid`, `percentile`).
+    """
+
+    modality: str
+    sop_class: str
+    transfer_syntax: str
+    photometric: str
+    bits_stored: int
+    display: str
+    body_part: str | None = None
+    view: str | None = None
+    age_years: float | None = None
+    burned_in_annotation: bool | None = None
+    presentation_intent: Literal["presentation", "processing"] | None = None
+    derived: bool = False
+    pixel_spacing_mm: tuple[float, float] | None = None
+    pixel_spacing_source: Literal["pixel_spacing", "imager_pixel_spacing"] | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Source:
+    """Whose film it is and where it belongs: the identifiers of a DICOM header as text (empty where absent), decoded to Unicode.
+
+    In memory only, for the result objects that go back into the same study. Never logged, labelled, traced or stored; what must be
+    findable later is recorded as keyed pseudonyms. It has no `repr`.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str = ""
+    patient_name: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    study_id: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    study_description: str = ""
+    accession_number: str = ""
+    referring_physician: str = ""
+    patient_orientation: tuple[str, ...] = ()
+    laterality: str = ""
+    transfer_syntax_uid: str = ""
+    rows: int = 0
+    columns: int = 0
+
+    def __repr__(self) -> str:
+        return "Source(...)"
+
+
+@dataclass(frozen=True)
 class Radiograph:
     """A decoded film, upright, one channel.
 
-    pixels: uint8 or uint16 [H, W]; stored values, higher = brighter (MONOCHROME2). uint16 data may use fewer bits inside.
+    pixels: uint8 or uint16 [H, W]; higher = brighter (MONOCHROME2). JPEG, PNG: stored values, uint16 data may use fewer bits inside.
+    DICOM: uint8 display values after modality LUT, VOI and presentation LUT shape, so that no rule for 16 bits applies to them.
     sha256: hex digest of the bytes as received.
     format: what the content is (never taken from a name).
-    view, acquisition: what the format says about the film (DICOM; empty for JPEG and PNG).
+    acquisition, source: what the header says about the film and whose it is (DICOM; None for JPEG and PNG).
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     sha256: str
     format: Literal["jpeg", "png", "dicom"]
-    view: str | None = None
-    acquisition: Mapping[str, str | int | float] = field(default_factory=dict)
+    acquisition: Acquisition | None = None
+    source: Source | None = None
 
     @property
     def height(self) -> int:

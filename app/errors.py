@@ -56,7 +56,7 @@ ERROR_TABLE: dict[str, ErrorSpec] = {
     "forbidden": ErrorSpec(403, "Not allowed", "The role of this key does not allow this route."),
     "rate_limited": ErrorSpec(429, "Too many requests", "This key has used up its request rate; try again later."),
     # the image file
-    "unsupported_format": ErrorSpec(415, "Unsupported image format", "The content is not JPEG or PNG: {what}."),
+    "unsupported_format": ErrorSpec(415, "Unsupported image format", "The content is not JPEG, PNG or DICOM: {what}."),
     "malformed_image": ErrorSpec(400, "Malformed image", "The image file is damaged: {what}."),
     "truncated_image": ErrorSpec(400, "Truncated image", "The image file ends before its image is complete."),
     "trailing_data": ErrorSpec(400, "Data after the image", "The file holds {count} bytes after the end of its image."),
@@ -67,9 +67,54 @@ ERROR_TABLE: dict[str, ErrorSpec] = {
     "image_too_large": ErrorSpec(
         413, "Image too large", "The image is {width} x {height} px; at most {limit} px a side."
     ),
+    # the DICOM file
+    "malformed_dicom": ErrorSpec(400, "Malformed DICOM", "The DICOM file is not well formed: {what}."),
+    "executable_preamble": ErrorSpec(
+        400, "Program in the preamble", "The 128 bytes before the DICOM file begin like a program."
+    ),
+    "dicom_without_image": ErrorSpec(415, "DICOM without a film", "The DICOM file is {what}; send an image object."),
+    "unsupported_transfer_syntax": ErrorSpec(
+        415, "Unsupported transfer syntax", "The pixel data is coded as {what}; see the conformance statement."
+    ),
+    "unsupported_pixel_format": ErrorSpec(415, "Unsupported pixel format", "The pixel data has {what}."),
+    "multi_frame_image": ErrorSpec(415, "More than one frame", "The object holds {count} frames; send a single one."),
+    "undecodable_image": ErrorSpec(400, "Undecodable image", "The compressed pixel data could not be decoded: {what}."),
     # refusals: a sound file, but not to be judged
     "too_small": ErrorSpec(422, "Image too small", "The image is {width} x {height} px; at least {limit} px a side."),
     "blank_image": ErrorSpec(422, "Blank image", "The image holds no picture: its gray values hardly differ."),
+    "unsupported_modality": ErrorSpec(422, "Not a radiograph", "The modality is {found}; the bundle takes {accepted}."),
+    "unsupported_body_part": ErrorSpec(422, "Not a chest", "The body part is {found}; the bundle takes {accepted}."),
+    "lateral_view": ErrorSpec(422, "Lateral view", "The film is a lateral view; the bundle takes {accepted}."),
+    "unsupported_view": ErrorSpec(422, "Other view", "The view is {found}; the bundle takes {accepted}."),
+    "patient_age_out_of_range": ErrorSpec(
+        422, "Patient's age out of range", "The bundle is meant for patients of {youngest} to {oldest} years."
+    ),
+    "burned_in_annotation": ErrorSpec(
+        422, "Burned-in annotation", "The header says that text is burned into the pixels."
+    ),
+    "not_for_presentation": ErrorSpec(
+        422, "Not for presentation", "The film is raw detector data (FOR PROCESSING); send the one for presentation."
+    ),
+    "not_a_chest_radiograph": ErrorSpec(
+        422, "Not a chest radiograph", "The picture does not look like the frontal chest films the bundle knows."
+    ),
+    "rotated_image": ErrorSpec(
+        422, "Rotated film", "The film seems to be rotated by {degrees} degrees; turn it upright."
+    ),
+    "inverted_image": ErrorSpec(
+        422, "Inverted film", "Black and white seem to be exchanged; check the photometric tag."
+    ),
+    "cropped_image": ErrorSpec(422, "Cropped film", "Parts of the chest seem to lie outside the picture."),
+    "under_exposed": ErrorSpec(422, "Under-exposed", "The film is darker than those the bundle was measured on."),
+    "over_exposed": ErrorSpec(422, "Over-exposed", "The film is brighter than those the bundle was measured on."),
+    "low_contrast": ErrorSpec(422, "Low contrast", "The film has less contrast than those the bundle was measured on."),
+    "dicom_source_required": ErrorSpec(
+        422, "Not from a DICOM film", "{what} goes into the study of its film, so the film must be a DICOM file."
+    ),
+    # retries
+    "idempotency_key_reused": ErrorSpec(
+        422, "Idempotency-Key used before", "This Idempotency-Key belongs to another request; take a new one."
+    ),
     # the state of the service
     "explanation_unavailable": ErrorSpec(409, "No explanation", "The serving bundle does not support {what}."),
     "unknown_operating_point": ErrorSpec(400, "Unknown operating point", "The serving bundle has: {known}."),

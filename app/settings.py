@@ -54,6 +54,18 @@ class Settings(BaseSettings):
     rate_limit_per_minute: int = Field(6_000, ge=1, description="Requests a key may make per minute (sliding window).")
     image_min_px: int = Field(128, ge=1, description="Shortest accepted side of a JPEG or PNG.")
     image_max_px: int = Field(4_096, ge=64, description="Longest accepted side of a JPEG or PNG.")
+    dicom_max_bytes: int = Field(
+        64_000_000, ge=1_000, description="Largest DICOM file; also what a deflated one may become."
+    )
+    dicom_max_px: int = Field(8_192, ge=64, description="Longest accepted side of a DICOM image.")
+    dicom_decode_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="A compressed DICOM image must be decoded after this time, or its decoder process is ended.",
+    )
+    dicom_decode_max_bytes: int = Field(
+        2_000_000_000, ge=500_000_000, description="Most address space of one decoder process."
+    )
 
     # inference
     workers: int | None = Field(
@@ -78,6 +90,12 @@ class Settings(BaseSettings):
     )
     drift_min_predictions: int = Field(
         500, ge=50, description="Fewer predictions than this in the window are insufficient data."
+    )
+
+    # gateway
+    gateway_config: Path | None = Field(
+        None,
+        description="TOML file of `cxr gateway`: peers, selection rules, destinations; `cxr gateway --help` explains it.",
     )
 
     # life cycle

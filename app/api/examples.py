@@ -35,7 +35,7 @@ _PREDICTION: dict[str, Any] = {
         "height": 1024,
         "format": "jpeg",
         "view": None,
-        "acquisition": {},
+        "acquisition": None,
     },
     "task": "binary",
     "prediction": {"label": "pneumonia", "positive": ["pneumonia"], "rule": "threshold"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.bundle.manifest import Manifest, OperatingPoint
-from app.domain import ActivationMap, Decision, Geometry, Judgement, Rule, Task
+from app.domain import Acquisition, ActivationMap, Decision, Geometry, Judgement, Rule, Task
 
 if TYPE_CHECKING:
     from app.judging import Contour
@@ -42,6 +42,24 @@ class Engine(_Answer):
     precision: str = Field(description="The effective one.")
 
 
+class AcquisitionFacts(_Answer):
+    """What the DICOM header says about how the film was taken; words from closed lists, nothing about the patient."""
+
+    modality: str
+    sop_class: str
+    transfer_syntax: str
+    photometric: str
+    bits_stored: int
+    display: str = Field(description="How stored values became gray levels.")
+    body_part: str | None
+    view: str | None
+    burned_in_annotation: bool | None
+    presentation_intent: Literal["presentation", "processing"] | None
+    derived: bool
+    pixel_spacing_mm: tuple[float, float] | None = Field(description="Between rows, between columns.")
+    pixel_spacing_source: Literal["pixel_spacing", "imager_pixel_spacing"] | None
+
+
 class Image(_Answer):
     """What was judged. The hash is over the bytes as received."""
 
@@ -50,7 +68,7 @@ class Image(_Answer):
     height: int = Field(description="px")
     format: Literal["jpeg", "png", "dicom"] = Field(description="By content, never by name.")
     view: str | None = None
-    acquisition: dict[str, str | int | float] = {}
+    acquisition: AcquisitionFacts | None = Field(None, description="DICOM only.")
 
 
 class Prediction(_Answer):
@@ -242,8 +260,8 @@ def prediction_response(answer: Answer, *, with_maps: bool = True) -> PredictAns
             width=film.width,
             height=film.height,
             format=film.format,
-            view=film.view,
-            acquisition=dict(film.acquisition),
+            view=film.acquisition.view if film.acquisition else None,
+            acquisition=_acquisition(film.acquisition),
         ),
         task=decision.task,
         prediction=Prediction(label=decision.label, positive=list(decision.positive), rule=decision.rule),
@@ -271,6 +289,12 @@ def gradcam_response(explanation: Explanation) -> GradcamAnswer:
         prediction=prediction_response(answer, with_maps=False),
         disclaimer=DISCLAIMER,
     )
+
+
+def _acquisition(facts: Acquisition | None) -> AcquisitionFacts | None:
+    if facts is None:
+        return None
+    return AcquisitionFacts(**{name: getattr(facts, name) for name in AcquisitionFacts.model_fields})
 
 
 def _number(value: float | None) -> float | None:

@@ -222,7 +222,7 @@ def test_every_buffer_is_taken_and_left_alone(kind: type) -> None:
         assert film.format == name
         assert film.sha256 == hashlib.sha256(data).hexdigest()
         assert bytes(buffer) == data
-        assert film.view is None
+        assert film.acquisition is None
 
 
 @pytest.mark.parametrize("encode", [encode_jpeg, encode_png])
