@@ -64,7 +64,7 @@ class Acquisition:
     is silent. age_years: of the patient on the day of the film; never recorded or answered. burned_in_annotation: the header's own
     word, None where it is silent. presentation_intent: `presentation` or `processing`. derived: ImageType says DERIVED.
     pixel_spacing_mm: (between rows, between columns) and where it was taken from. display: how stored values became gray levels
-    (`voi_lut`, `window_linear`, `window_linear_exact`, `window_sigmoid`, `percentile`).
+    (`voi_lut`, `window_linear`, `window_linear_exact`, `window_sigmoid`, `percentile`; `full_range`: they were gray levels already).
     """
 
     modality: str

@@ -1,4 +1,4 @@
-"""The only two calls of an image decoder in the service; a test greps for any other.
+"""The only two calls of an image decoder in the service's own process; a test greps for any other.
 
 Both get bytes that a header walk has passed. Neither ever sees a palette, transparency, text, profile or animation chunk.
 """

@@ -1,31 +1,28 @@
-"""Bytes to a Radiograph: sniff, walk the header, bound, decode, turn upright.
+"""Bytes to a Radiograph: sniff, walk the header, bound, decode, turn upright (pictures) or transform for display (DICOM).
 
-A new format joins by one entry in `sniff` and one in `_READERS`.
+A new picture format joins by one entry in `sniff` and one in `_PICTURES`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from app.domain import Radiograph
+from app.errors import ImageError
 from app.imaging.codecs import Pixels, as_pixels, decode_jpeg_gray, decode_png_gray
+from app.imaging.dicom.frame import FrameDecoder
+from app.imaging.dicom.read import read_dicom
 from app.imaging.header import ImageLimits
 from app.imaging.jpeg_header import read_jpeg_header
+from app.imaging.memory import working_memory
 from app.imaging.png_header import GRAY, PALETTE, RGB, read_png_header
 from app.imaging.sniff import Format, sniff
 
 __all__ = ["ImageLimits", "decode", "limit_threads"]
-
-LARGE_DECODE_BYTES = 64_000_000
-"""Decodes that need more working memory than this pass one at a time, whatever the number of workers."""
-
-_one_large = threading.BoundedSemaphore(1)
 
 
 def limit_threads() -> None:
@@ -33,15 +30,19 @@ def limit_threads() -> None:
     cv2.setNumThreads(1)
 
 
-def decode(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Radiograph:
-    """Decode a JPEG or PNG into one upright gray channel.
+def decode(
+    data: bytes | bytearray | memoryview, limits: ImageLimits, decoder: FrameDecoder | None = None
+) -> Radiograph:
+    """Decode a JPEG, a PNG or a DICOM film into one upright gray channel.
 
     Args:
         data: the file as received; only read.
-        limits: accepted sides, px, applied to the header before a decoder is opened.
+        limits: accepted bytes, and sides in px, applied to the header before a decoder is opened.
+        decoder: for compressed DICOM; without one it is refused with `unsupported_transfer_syntax`.
 
     Returns:
-        pixels uint8 [H, W] (16-bit PNG: uint16, stored values unscaled), the SHA-256 of `data`, the sniffed format.
+        pixels uint8 [H, W] (16-bit PNG: uint16, stored values unscaled; DICOM: display values), the SHA-256 of `data`, the sniffed
+        format; for DICOM what its header says.
 
     Raises:
         ImageError: coded 4xx; the bytes are not an image that is taken.
@@ -49,7 +50,12 @@ def decode(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Radiogr
     """
     view = memoryview(data).cast("B")
     kind = sniff(view[:256].tobytes())
-    pixels, orientation = _READERS[kind](view, limits)
+    if kind == "dicom":
+        display, acquisition, source = read_dicom(view, limits, decoder)
+        return Radiograph(display, hashlib.sha256(view).hexdigest(), kind, acquisition, source)
+    if len(view) > limits.max_bytes:
+        raise ImageError("payload_too_large", what="image", limit=limits.max_bytes)
+    pixels, orientation = _PICTURES[kind](view, limits)
     return Radiograph(pixels=_upright(pixels, orientation), sha256=hashlib.sha256(view).hexdigest(), format=kind)
 
 
@@ -57,7 +63,7 @@ def _jpeg(data: memoryview, limits: ImageLimits) -> tuple[Pixels, int]:
     header = read_jpeg_header(data, limits)
     area = header.width * header.height
     # a progressive decoder holds every coefficient of every component as 16 bits
-    with _memory(area + (2 * header.components * area if header.progressive else 0)):
+    with working_memory(area + (2 * header.components * area if header.progressive else 0)):
         return decode_jpeg_gray(data, header), header.orientation
 
 
@@ -65,20 +71,11 @@ def _png(data: memoryview, limits: ImageLimits) -> tuple[Pixels, int]:
     header = read_png_header(data, limits)
     channels = {GRAY: 1, PALETTE: 1, RGB: 3}.get(header.color_type, 4)
     decoded = header.width * header.height * channels * (2 if header.bit_depth == 16 else 1)
-    with _memory(2 * decoded):  # the decoder's own copy and ours
+    with working_memory(2 * decoded):  # the decoder's own copy and ours
         return decode_png_gray(data, header), header.orientation
 
 
-_READERS: dict[Format, Callable[[memoryview, ImageLimits], tuple[Pixels, int]]] = {"jpeg": _jpeg, "png": _png}
-
-
-@contextmanager
-def _memory(needed_bytes: int) -> Iterator[None]:
-    if needed_bytes <= LARGE_DECODE_BYTES:
-        yield
-    else:
-        with _one_large:
-            yield
+_PICTURES: dict[Format, Callable[[memoryview, ImageLimits], tuple[Pixels, int]]] = {"jpeg": _jpeg, "png": _png}
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

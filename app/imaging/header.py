@@ -14,10 +14,14 @@ _PADDING = b"\x00\t\n\r "
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Accepted sides of an image, px: the shorter at least `min_px`, the longer at most `max_px`."""
+    """Accepted sides of an image, px: the shorter at least `min_px`, the longer at most `max_px` (JPEG, PNG) or `dicom_max_px`;
+    and accepted bytes of a file: `max_bytes` (JPEG, PNG) or `dicom_max_bytes`, which also bounds what a deflated one becomes."""
 
     min_px: int
     max_px: int
+    dicom_max_px: int = 8_192
+    dicom_max_bytes: int = 64_000_000
+    max_bytes: int = 10_000_000
 
 
 def check_sides(width: int, height: int, limits: ImageLimits) -> None:

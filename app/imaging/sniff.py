@@ -6,10 +6,12 @@ from typing import Literal
 
 from app.errors import ImageError
 
-Format = Literal["jpeg", "png"]
+Format = Literal["jpeg", "png", "dicom"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
+_DICOM_PREFIX = b"DICM"
+_DICOM_PREFIX_AT = 128
 
 # Only to name the refusal; the words are ours, so that they may be shown.
 _KNOWN: tuple[tuple[int, bytes, str], ...] = (
@@ -31,16 +33,19 @@ _KNOWN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "a program"),
     (0, b"\x8aMNG", "an animation"),
     (0, b"<", "markup text"),
-    (128, b"DICM", "DICOM, which this version does not read"),
 )
 
 
 def sniff(head: bytes) -> Format:
     """The format of a file that begins with `head` (the first 132 bytes or more suffice).
 
+    DICOM first (PS3.10 section 7.1): a file with its prefix is never another picture, whatever its preamble begins like.
+
     Raises:
-        ImageError: `unsupported_format` for anything that does not begin like a JPEG or a PNG.
+        ImageError: `unsupported_format` for anything that begins like none of them.
     """
+    if head[_DICOM_PREFIX_AT : _DICOM_PREFIX_AT + 4] == _DICOM_PREFIX:
+        return "dicom"
     if head.startswith(_JPEG_START):
         return "jpeg"
     if head.startswith(_PNG_SIGNATURE):
@@ -50,4 +55,4 @@ def sniff(head: bytes) -> Format:
     for offset, magic, name in _KNOWN:
         if head[offset : offset + len(magic)] == magic:
             raise ImageError("unsupported_format", what=f"it looks like {name}")
-    raise ImageError("unsupported_format", what="its first bytes belong to neither")
+    raise ImageError("unsupported_format", what="its first bytes belong to none of them")

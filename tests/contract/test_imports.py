@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # a room may import the rooms of its own layer's row below it, and nothing else of `app`
 LEAVES = {"domain", "errors", "settings"}
 BUNDLE = {"bundle"} | LEAVES
-ROOMS = {"imaging", "preprocessing", "inference", "decision", "explain", "records", "drift", "metrics", "logs"}
+ROOMS = {
+    "imaging", "preprocessing", "gate", "inference", "decision", "explain", "results", "records", "drift", "metrics", "logs",
+}  # fmt: skip
 ALLOWED = {
     "domain": set[str](),
     "errors": set[str](),
@@ -26,10 +28,12 @@ ALLOWED = {
     "service": ROOMS | BUNDLE | {"selftest", "live", "judging"},
     "api": ROOMS | BUNDLE | {"service", "judging"},
     "main": ROOMS | BUNDLE | {"service", "api", "selftest", "live"},
-    "cli": ROOMS | BUNDLE | {"service", "api", "main", "selftest", "live"},
+    "cli": ROOMS | BUNDLE | {"service", "api", "main", "selftest", "live", "gateway"},
+    # the gateway is a process of its own: it asks the service over HTTP and shares no code that judges
+    "gateway": {"records", "logs"} | LEAVES,
     "ui": set[str](),
 }
-TRAINING = {"imaging", "preprocessing", "inference", "decision", "explain", "drift", "selftest"} | BUNDLE
+TRAINING = {"imaging", "preprocessing", "gate", "inference", "decision", "explain", "drift", "selftest"} | BUNDLE
 
 # a third-party package may be imported by these rooms only
 HOMES = {
@@ -38,11 +42,20 @@ HOMES = {
     "training": set[str](),
     "onnx": set[str](),
     "sklearn": set[str](),
-    "sqlalchemy": {"records"},
+    "sqlalchemy": {"records", "gateway"},  # SQL lives with its table: the gateway's queue is not part of the records
     "alembic": {"records"},
-    "prometheus_client": {"metrics", "main", "cli"},
+    "prometheus_client": {"metrics", "main", "cli", "gateway"},
     "fastapi": {"api", "main"},
-    "starlette": {"api", "main"},
+    "starlette": {"api", "main", "gateway"},
+    "pydicom": {"imaging", "results", "gateway"},
+    "gdcm": {"imaging"},
+    "openjpeg": {"imaging"},
+    "jpeg_ls": {"imaging"},
+    "highdicom": {"results"},
+    "reportlab": {"results"},
+    "pynetdicom": {"gateway"},
+    "httpx": {"gateway"},
+    "cryptography": {"records"},
     "onnxruntime": {"inference"},
     "simplejpeg": {"imaging", "explain"},
     "typer": {"cli"},

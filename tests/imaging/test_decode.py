@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from app.bundle.manifest import InputSpec
+from app.bundle.input_spec import InputSpec
 from app.domain import Radiograph
 from app.errors import CxrError, ImageError, RefusedError
 from app.imaging.decode import ImageLimits, decode

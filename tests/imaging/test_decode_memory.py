@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 from app.imaging import decode as decode_module
+from app.imaging import memory as memory_module
 from app.imaging.codecs import decode_jpeg_gray
 from app.imaging.decode import ImageLimits, decode, limit_threads
 from app.imaging.phantom import encode_jpeg, phantom
@@ -48,7 +49,7 @@ def test_large_decodes_pass_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         return most
 
     assert together() > 1
-    monkeypatch.setattr(decode_module, "LARGE_DECODE_BYTES", 200 * 200 - 1)
+    monkeypatch.setattr(memory_module, "LARGE_DECODE_BYTES", 200 * 200 - 1)
     assert together() == 1
 
 
