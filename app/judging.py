@@ -1,6 +1,7 @@
 """One film on a worker thread: from its bytes to a judgement, with maps and a picture where they are wanted. No I/O, no state.
 
-decode -> quality -> prepare -> network -> decide -> (explain); each step's time is kept.
+decode -> header gate -> prepare -> blank -> picture gate -> quality -> network -> its own features -> decide -> (explain); each step's
+time is kept. The gate is the bundle's (`app.gate`); a bundle without one judges any picture.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app import drift, explain, preprocessing
+from app import drift, explain, gate, preprocessing
 from app.bundle.manifest import Manifest, OperatingPoint
 from app.decision import decide
-from app.domain import ActivationMap, Geometry, Judgement, Notice
+from app.domain import ActivationMap, Geometry, Judgement, NetworkOutput, Notice, PreparedInput, Radiograph
 from app.errors import ImageError, RefusedError
 from app.imaging.decode import ImageLimits, decode
+from app.imaging.dicom.frame import FrameDecoder
 from app.imaging.quality import quality_notices, refuse_blank
 from app.live import LiveBundle
 
@@ -35,7 +37,7 @@ class ExplainOptions:
     """What to explain and how to draw it.
 
     target: a class, None = the decided one, then the next most probable up to top_k; alpha: weight of the heat, 0..1;
-    output: rendered picture, or the numbers only; full_size: draw at the film's own size.
+    output: rendered picture as a file or as an array, or the numbers only; full_size: draw at the film's own size.
     """
 
     operating_point: str | None = None
@@ -44,7 +46,7 @@ class ExplainOptions:
     alpha: float = 0.35
     top_k: int = 1
     full_size: bool = False
-    output: Literal["png", "jpeg", "json"] = "png"
+    output: Literal["png", "jpeg", "array", "json"] = "png"
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,25 @@ class Contour:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A judgement, and what was drawn from its maps."""
+    """A judgement, and what was drawn from its maps: as a file, or as an array (RGB uint8 [H, W, 3]), by the wanted output."""
 
     judgement: Judgement
     contours: tuple[Contour, ...] = ()
     captions: tuple[str, ...] = ()
     picture: bytes | None = None
+    picture_array: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """image: sides of a film, px; overlay_max_px: longest side of a picture unless its full size is wanted."""
+    """image: sides of a film, px; overlay_max_px: longest side of a picture unless its full size is wanted.
+
+    decoder: of compressed DICOM pixel data; without one such films are refused.
+    """
 
     image: ImageLimits
     overlay_max_px: int
+    decoder: FrameDecoder | None = None
 
 
 class Refusal(Exception):  # noqa: N818 - not a fault; a coded refusal on its way from the worker to the loop
@@ -91,34 +98,81 @@ def judge(
     """
     clock = _Clock()
     try:
-        radiograph = decode(data, limits.image)
-        clock.lap("decode")
-        prepared = preprocessing.prepare(radiograph, live.manifest.input)
-        refuse_blank(prepared.statistics)
+        seen = _see(data, live, limits, clock)
     except (ImageError, RefusedError) as error:
         raise Refusal(error, hashlib.sha256(data).hexdigest()) from error
-    clock.lap("preprocess")
-    output = live.engine.run(prepared.tensor)
-    clock.lap("network")
-    notices = quality_notices(prepared.statistics, live.manifest.quality)
-    decision = decide(output.logits, live.manifest, point, quality_doubt=bool(notices))
-    if radiograph.format != "dicom":
+    notices = seen.notices
+    decision = decide(seen.output.logits, live.manifest, point, quality_doubt=bool(notices))
+    if seen.radiograph.format != "dicom":
         notices = (*notices, _intended_use(live.manifest))
     judgement = Judgement(
-        radiograph=radiograph,
-        geometry=prepared.geometry,
-        statistics=prepared.statistics,
+        radiograph=seen.radiograph,
+        geometry=seen.prepared.geometry,
+        statistics=seen.prepared.statistics,
         decision=decision,
         notices=notices,
         engine=live.engine.info,
-        feature_projection=drift.project(live.bundle.reference["projection"], explain.pooled(output.features)),
+        feature_projection=drift.project(live.bundle.reference["projection"], seen.pooled),
     )
     clock.lap("decide")
     if wanted is None:
         return Drawn(replace(judgement, timing_ms=clock.laps))
-    drawn = _explain(judgement, output.features, live, wanted, limits.overlay_max_px)
+    drawn = _explain(judgement, seen.output.features, live, wanted, limits.overlay_max_px)
     clock.lap("explain")
     return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A film that may be judged, and what the network made of it. pooled: its features averaged over the grid, float64 [C]."""
+
+    radiograph: Radiograph
+    prepared: PreparedInput
+    output: NetworkOutput
+    pooled: NDArray[np.float64]
+    notices: tuple[Notice, ...]
+
+
+def _see(data: Buffer, live: LiveBundle, limits: Limits, clock: _Clock) -> _Seen:
+    """Everything before the decision.
+
+    Raises:
+        ImageError, RefusedError: the file is not taken, or the film is not to be judged.
+    """
+    manifest = live.manifest
+    radiograph = decode(data, limits.image, limits.decoder)
+    clock.lap("decode")
+    header = gate.check_header(radiograph.acquisition, manifest)
+    prepared = preprocessing.prepare(radiograph, manifest.input)
+    refuse_blank(prepared.statistics)
+    clock.lap("preprocess")
+    picture = _look(radiograph, live)
+    quality = gate.check_quality(quality_notices(prepared.statistics, manifest.quality), manifest.gate)
+    clock.lap("gate")
+    output = live.engine.run(prepared.tensor)
+    pooled = explain.pooled(output.features)
+    clock.lap("network")
+    unlike = _unlike(pooled, live)
+    notices = tuple(dict.fromkeys((*header, *picture, *unlike, *quality)))  # two distances may find the same
+    return _Seen(radiograph, prepared, output, pooled, notices)
+
+
+def _look(radiograph: Radiograph, live: LiveBundle) -> tuple[Notice, ...]:
+    """The gate's network on the picture. Raises: RefusedError, as `gate.check_picture`."""
+    if live.gate is None or live.manifest.gate is None:
+        return ()
+    picture = live.gate.spec
+    output = live.gate.engine.run(preprocessing.network_tensor(radiograph, picture.input))
+    scores = gate.picture_scores(output.logits, explain.pooled(output.features), picture, live.gate.reference)
+    return gate.check_picture(scores, live.manifest.gate, picture)
+
+
+def _unlike(pooled: NDArray[np.float64], live: LiveBundle) -> tuple[Notice, ...]:
+    """The classifier's own features. Raises: RefusedError, as `gate.check_network`."""
+    if live.gate is None or live.manifest.gate is None:
+        return ()
+    distance = float(gate.network_distance(pooled, live.gate.reference))
+    return gate.check_network(distance, live.manifest.gate, live.gate.spec)
 
 
 class _Clock:
@@ -158,10 +212,14 @@ def _explain(
     if wanted.output == "json":
         return Drawn(judgement, contours, captions)
     picture = _picture(judgement, live.manifest, wanted, None if wanted.full_size else max_px)
-    return Drawn(judgement, contours, captions, picture)
+    if isinstance(picture, bytes):
+        return Drawn(judgement, contours, captions, picture)
+    return Drawn(judgement, contours, captions, picture_array=picture)
 
 
-def _picture(judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, max_px: int | None) -> bytes:
+def _picture(
+    judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, max_px: int | None
+) -> bytes | NDArray[np.uint8]:
     """The overlays side by side, one per map; each film's longest side at most `max_px`."""
     film = preprocessing.to_eight_bit(judgement.radiograph.pixels, manifest.input.sixteen_bit)
     heats = [preprocessing.to_original(m.values, judgement.geometry, max_px=_HEAT_PX) for m in judgement.maps]
@@ -169,8 +227,11 @@ def _picture(judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, m
     height, width = film.shape
     if max_px is not None:
         max_px = round(max(height, panels * width) * min(1.0, max_px / max(height, width)))
+    films, heat = np.tile(film, (1, panels)), np.hstack(heats)
+    if wanted.output == "array":
+        return explain.render_overlay(films, heat, wanted.alpha, max_px=max_px)
     output: Literal["png", "jpeg"] = "jpeg" if wanted.output == "jpeg" else "png"
-    return explain.overlay_bytes(np.tile(film, (1, panels)), np.hstack(heats), wanted.alpha, output, max_px=max_px)
+    return explain.overlay_bytes(films, heat, wanted.alpha, output, max_px=max_px)
 
 
 def _targets(judgement: Judgement, wanted: ExplainOptions) -> list[str]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Manifest
 from app.bundle.store import BundleRef, BundleStore, VerifiedBundle
 from app.errors import BundleError, CxrError
 from app.explain import Head
+from app.gate import PictureReference
 from app.inference.engine import Engine, OnnxRuntimeEngine
 from app.records import Records
 from app.records.history import HistoryRow
@@ -26,12 +28,22 @@ log = structlog.get_logger("cxr.live")
 
 
 @dataclass(frozen=True)
+class LiveGate:
+    """The gate that looks at pictures, ready to run."""
+
+    spec: PictureGate
+    engine: Engine
+    reference: PictureReference
+
+
+@dataclass(frozen=True)
 class LiveBundle:
     """A bundle that passed everything, with the engine that runs it."""
 
     bundle: VerifiedBundle
     engine: Engine
     head: Head
+    gate: LiveGate | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -43,16 +55,25 @@ class LiveBundle:
 
 
 def load_bundle(store: BundleStore, ref: BundleRef) -> LiveBundle:
-    """Verify, build the engine, run the golden self-test.
+    """Verify, build the engines, run the golden self-test.
 
     Raises:
         BundleError: what is wrong, by name.
     """
     bundle = store.verify(ref)
     engine = OnnxRuntimeEngine(bundle.network)
-    self_test(bundle, engine)
+    gate = _live_gate(bundle)
+    self_test(bundle, engine, gate.engine if gate is not None else None)
     head = Head.from_tensors(bundle.manifest.network.explanation, bundle.head)
-    return LiveBundle(replace(bundle, network=b"", golden={}), engine, head)  # the engine has its own copy
+    # the engines and the reference have their own copies
+    return LiveBundle(replace(bundle, network=b"", golden={}, gate=None), engine, head, gate)
+
+
+def _live_gate(bundle: VerifiedBundle) -> LiveGate | None:
+    picture = bundle.manifest.picture_gate
+    if picture is None or bundle.gate is None:
+        return None
+    return LiveGate(picture, OnnxRuntimeEngine(bundle.gate.network), PictureReference.from_tensors(bundle.gate.tensors))
 
 
 class LiveBundles:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.manifest import BorderCrop, Clahe, FixedNormalisation, InputSpec, PerImageNormalisation
+from app.bundle.input_spec import BorderCrop, Clahe, FixedNormalisation, InputSpec, PerImageNormalisation
 from app.domain import Geometry, InputStatistics, PreparedInput, Radiograph
 
 _DARK_BELOW, _BRIGHT_ABOVE = 16, 239
@@ -27,6 +27,13 @@ def prepare(radiograph: Radiograph, spec: InputSpec) -> PreparedInput:
     return PreparedInput(tensor=tensor, resized=resized, geometry=geometry, statistics=statistics)
 
 
+def network_tensor(radiograph: Radiograph, spec: InputSpec) -> NDArray[np.float32]:
+    """The tensor of `prepare` alone, for a second network on the same film: its statistics are not taken again."""
+    film = to_eight_bit(radiograph.pixels, spec.sixteen_bit)
+    square, geometry = _placed(film, spec, _levels(film).std if spec.clahe is not None else 0.0)
+    return normalise(square, geometry, spec)
+
+
 def resize_to_input(radiograph: Radiograph, spec: InputSpec) -> tuple[NDArray[np.uint8], Geometry, InputStatistics]:
     """Everything before normalisation.
 
@@ -36,9 +43,27 @@ def resize_to_input(radiograph: Radiograph, spec: InputSpec) -> tuple[NDArray[np
     film = to_eight_bit(radiograph.pixels, spec.sixteen_bit)
     height, width = film.shape
     levels = _levels(film)
+    square, geometry = _placed(film, spec, levels.std)
+    inner = _film_part(square, geometry)
+    statistics = InputStatistics(
+        mean=levels.mean,
+        std=levels.std,
+        aspect=width / height,
+        dark_fraction=levels.dark,
+        bright_fraction=levels.bright,
+        sharpness=float(cv2.meanStdDev(cv2.Laplacian(inner, cv2.CV_16S))[1][0, 0]),
+        height=height,
+        width=width,
+    )
+    return square, geometry, statistics
+
+
+def _placed(film: NDArray[np.uint8], spec: InputSpec, std: float) -> tuple[NDArray[np.uint8], Geometry]:
+    """Crop, conditional CLAHE, resize, centre: uint8 [S, S] and how it lies on the film. std: the film's, gray levels."""
+    height, width = film.shape
     top, left, bottom, right = _inside(film, spec.border_crop)
     crop = np.ascontiguousarray(film[top:bottom, left:right])
-    if spec.clahe is not None and levels.std < spec.clahe.when_std_below:
+    if spec.clahe is not None and std < spec.clahe.when_std_below:
         crop = _equalised(crop, spec.clahe)
     inner = _resized(crop, _target(crop.shape[0], crop.shape[1], spec), spec.antialias_sigma)
     pad_top, pad_left = (spec.size - inner.shape[0]) // 2, (spec.size - inner.shape[1]) // 2
@@ -57,17 +82,14 @@ def resize_to_input(radiograph: Radiograph, spec: InputSpec) -> tuple[NDArray[np
         pad_left=pad_left,
         size=spec.size,
     )
-    statistics = InputStatistics(
-        mean=levels.mean,
-        std=levels.std,
-        aspect=width / height,
-        dark_fraction=levels.dark,
-        bright_fraction=levels.bright,
-        sharpness=float(cv2.meanStdDev(cv2.Laplacian(inner, cv2.CV_16S))[1][0, 0]),
-        height=height,
-        width=width,
-    )
-    return square, geometry, statistics
+    return square, geometry
+
+
+def _film_part(square: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """The part of the square [S, S] that shows film, without the padding."""
+    rows = slice(geometry.pad_top, geometry.pad_top + geometry.resized_height)
+    columns = slice(geometry.pad_left, geometry.pad_left + geometry.resized_width)
+    return square[rows, columns]
 
 
 def normalise(resized: NDArray[np.uint8], geometry: Geometry, spec: InputSpec) -> NDArray[np.float32]:

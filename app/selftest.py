@@ -2,7 +2,8 @@
 
 golden.npz holds generated phantoms, never films of patients. For each: phantom -> hash of the resized uint8 -> tensor -> logits ->
 decision at every operating point. The logits also follow from the pooled features through head.safetensors, which ties the
-explanation to the network. Goldens keep a distance from every threshold, so that rounding cannot turn a decision.
+explanation to the network. A gate that looks at pictures is held the same way: what its network gave for each phantom. Goldens keep
+a distance from every threshold, so that rounding cannot turn a decision.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from app.domain import NetworkOutput, PreparedInput, Radiograph
 from app.errors import BundleError, CxrError
 from app.explain import Head, pooled
 from app.inference.engine import Engine
-from app.preprocessing import prepare
+from app.preprocessing import network_tensor, prepare
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -31,13 +32,16 @@ THRESHOLD_DISTANCE = 10.0  # goldens lie at least this many tolerances from ever
 TENSOR_TOLERANCE = 1e-5  # normalised units; one gray level is more than 100 times this
 
 
-def golden_cases(manifest: Manifest, engine: Engine, phantoms: Sequence[Pixels]) -> dict[str, NDArray[Any]]:
+def golden_cases(
+    manifest: Manifest, engine: Engine, phantoms: Sequence[Pixels], gate_engine: Engine | None = None
+) -> dict[str, NDArray[Any]]:
     """The content of golden.npz, as the exporting machine computes it.
 
     Args:
         manifest: of the bundle to be; `files` may still be empty.
         engine: runs the exported network.
         phantoms: uint8 or uint16 [H, W] each; `choose_phantoms` picks such that lie far from every threshold.
+        gate_engine: runs the gate's network, where the manifest has a gate that looks at pictures.
 
     Raises:
         BundleError: `golden_near_threshold`; `invalid_manifest` without a tolerance for the engine's precision.
@@ -55,6 +59,10 @@ def golden_cases(manifest: Manifest, engine: Engine, phantoms: Sequence[Pixels])
         cases[f"tensor_{i}"] = prepared.tensor
         cases[f"logits_{i}"] = output.logits
         cases[f"decisions_{i}"] = np.array(_decisions(manifest, output.logits))
+        gate = _run_gate(manifest, gate_engine, pixels)
+        if gate is not None:
+            cases[f"gate_logits_{i}"] = gate.logits
+            cases[f"gate_pooled_{i}"] = pooled(gate.features)
     return cases
 
 
@@ -73,8 +81,9 @@ def choose_phantoms(manifest: Manifest, engine: Engine, candidates: Iterable[Pix
     raise BundleError("golden_near_threshold", f"only {len(chosen)} of the candidates lie far enough from a threshold")
 
 
-def self_test(bundle: VerifiedBundle, engine: Engine) -> None:
-    """Run every golden case through preprocessing, engine, head and decision. Also warms the engine.
+def self_test(bundle: VerifiedBundle, engine: Engine, gate_engine: Engine | None = None) -> None:
+    """Run every golden case through preprocessing, engine, head and decision, and through the gate's network where the bundle has
+    one. Also warms the engines.
 
     Raises:
         BundleError: `head_mismatch` (head and network disagree), `golden_near_threshold` (a golden that proves nothing),
@@ -82,13 +91,12 @@ def self_test(bundle: VerifiedBundle, engine: Engine) -> None:
             `invalid_manifest` (no tolerance for the engine's precision).
     """
     head = Head.from_tensors(bundle.manifest.network.explanation, bundle.head)
-    for i in range(len(bundle.golden) // 5):
-        case = {
-            name: bundle.golden[f"{name}_{i}"]
-            for name in ("phantom", "resized_sha256", "tensor", "logits", "decisions")
-        }
+    for i in range(sum(name.startswith("phantom_") for name in bundle.golden)):
+        ending = f"_{i}"
+        case = {name.removesuffix(ending): values for name, values in bundle.golden.items() if name.endswith(ending)}
         try:
             _check_case(bundle.manifest, engine, head, case, f"golden {i}")
+            _check_gate(bundle.manifest, gate_engine, case, f"golden {i}")
         except BundleError:
             raise
         except CxrError as error:  # the network gave no usable output
@@ -157,10 +165,28 @@ def _check_head(manifest: Manifest, engine: Engine, head: Head, output: NetworkO
 def _check_logits(
     manifest: Manifest, engine: Engine, computed: NDArray[np.float32], exported: NDArray[np.float32], what: str
 ) -> None:
+    _check_values(manifest, engine, computed, exported, f"{what}: logit")
+
+
+def _check_gate(manifest: Manifest, engine: Engine | None, case: Mapping[str, NDArray[Any]], what: str) -> None:
+    output, picture = _run_gate(manifest, engine, case["phantom"]), manifest.picture_gate
+    if output is None or engine is None or picture is None:
+        return
+    if output.logits.shape != (len(picture.poses),) or output.features.shape != picture.features:
+        raise BundleError(
+            "wrong_inputs_outputs", f"{what}: gate logits {output.logits.shape}, features {output.features.shape}"
+        )
+    _check_values(manifest, engine, output.logits, case["gate_logits"], f"{what}: gate logit")
+    _check_values(manifest, engine, pooled(output.features), case["gate_pooled"], f"{what}: gate feature")
+
+
+def _check_values(
+    manifest: Manifest, engine: Engine, computed: NDArray[Any], exported: NDArray[Any], what: str
+) -> None:
     for k, (have, want) in enumerate(zip(computed, exported, strict=True)):
         tolerance, off = _tolerance(manifest, engine, float(want)), abs(float(have) - float(want))
         if not off <= tolerance:
-            raise BundleError("golden_mismatch", f"{what}: logit {k} is {have:.6g}, exported as {want:.6g}; they differ by "
+            raise BundleError("golden_mismatch", f"{what} {k} is {have:.6g}, exported as {want:.6g}; they differ by "
                               f"{off:.3g}, tolerance {tolerance:.3g}")  # fmt: skip
 
 
@@ -194,9 +220,26 @@ def _label_turns(manifest: Manifest, point: OperatingPoint, logits: NDArray[np.f
 
 
 def _run(manifest: Manifest, engine: Engine, pixels: Pixels) -> tuple[PreparedInput, NetworkOutput]:
-    film = Radiograph(pixels=pixels, sha256=_sha256(pixels), format="png")
-    prepared = prepare(film, manifest.input)
+    prepared = prepare(_film(pixels), manifest.input)
     return prepared, engine.run(prepared.tensor)
+
+
+def _run_gate(manifest: Manifest, engine: Engine | None, pixels: Pixels) -> NetworkOutput | None:
+    """What the gate's network gives, None without a gate that looks at pictures.
+
+    Raises:
+        ValueError: an engine without such a gate, or such a gate without an engine.
+    """
+    picture = manifest.picture_gate
+    if picture is None and engine is None:
+        return None
+    if picture is None or engine is None:
+        raise ValueError("the manifest's gate looks at pictures exactly where there is an engine for its network")
+    return engine.run(network_tensor(_film(pixels), picture.input))
+
+
+def _film(pixels: Pixels) -> Radiograph:
+    return Radiograph(pixels=pixels, sha256=_sha256(pixels), format="png")
 
 
 def _decisions(manifest: Manifest, logits: NDArray[np.float32]) -> str:

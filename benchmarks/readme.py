@@ -48,9 +48,9 @@ def errors_table() -> str:
 
 
 def first_answer() -> str:
-    """What `cxr phantom` and the README's curl really answer with the bundle that ships (times and ids are this run's)."""
+    """What `cxr phantom` and the README's curl really answer with the demo bundle (times and ids are this run's)."""
     film = encode_jpeg(phantom(1))
-    with serving() as server:
+    with serving(bundle="phantom-demo/1.0.0") as server:
         key = server.key("technician")
         answer: dict[str, Any] = server.request(
             "POST", "/predict", key=key, body=film, Content_Type="image/jpeg"

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.bundle.manifest import InputSpec
+from app.bundle.input_spec import InputSpec
 from app.domain import Geometry, Radiograph
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.phantom import phantom
-from app.preprocessing import normalise, prepare, resize_to_input, to_eight_bit, to_original
+from app.preprocessing import network_tensor, normalise, prepare, resize_to_input, to_eight_bit, to_original
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FIXED = {"kind": "fixed", "mean": [0.5], "std": [0.25]}
@@ -368,3 +368,22 @@ def test_originals_and_reduced_copies_give_nearly_the_same_input() -> None:
     assert figures[0.7][0] < 0.35
     assert figures[0.7][1] < 0.5
     assert figures[0.7][2] < 30
+
+
+# --- a second network on the same film
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"size": 96, "resize": "pad", "antialias_sigma": 0.7},
+        {"border_crop": {"max_mean": 8.0, "max_fraction": 0.2}},
+        {"clahe": {"when_std_below": 120.0}},
+        {"clahe": {"when_std_below": 0.5}},
+        {"sixteen_bit": "min_max", "normalisation": FIXED},
+    ],
+)
+def test_the_tensor_alone_is_that_of_the_whole_transform(changes: dict[str, Any]) -> None:
+    seen = film(phantom(3, height=400, width=310).astype(np.uint16) * 16)
+    assert np.array_equal(network_tensor(seen, spec(**changes)), prepare(seen, spec(**changes)).tensor)

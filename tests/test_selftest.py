@@ -16,7 +16,8 @@ from app.domain import EngineInfo, NetworkOutput, Task
 from app.errors import BundleError, InternalError
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import choose_phantoms, golden_cases, self_test, threshold_distance
-from tests.support.tiny_bundle import CLASSES, make_tiny_bundle, small_phantom, tiny_parts
+from tests.support.tiny_bundle import make_tiny_bundle, small_phantom, tiny_parts
+from tests.support.tiny_network import CLASSES
 
 INFO = EngineInfo("fake", "1", "fp32", 1)
 
@@ -198,3 +199,45 @@ def test_golden_cases_hold_what_the_format_says() -> None:
 def test_the_number_of_goldens_is_bounded(count: int) -> None:
     with pytest.raises(BundleError, match="golden cases, wanted 1 to 32"):
         golden_cases(manifest("binary"), Fixed((5.0,)), [small_phantom(1)] * count)
+
+
+# the gate
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> VerifiedBundle:
+    return BundleStore(tmp_path / "gated").verify(make_tiny_bundle(tmp_path / "gated", gate={}))
+
+
+def gate_engine(bundle: VerifiedBundle) -> OnnxRuntimeEngine:
+    assert bundle.gate is not None
+    return OnnxRuntimeEngine(bundle.gate.network)
+
+
+def test_the_network_of_a_gate_is_tested_like_the_classifier(gated: VerifiedBundle) -> None:
+    engine, gate = OnnxRuntimeEngine(gated.network), gate_engine(gated)
+    self_test(gated, engine, gate)
+    self_test(gated, engine, Altered(gate, logit_shift=0.9e-3))
+    for altered, value in ((Altered(gate, logit_shift=2e-3), "logit"), (Altered(gate, feature_factor=1.5), "feature")):
+        with pytest.raises(BundleError, match=rf"golden 0: gate {value} \d+ is") as refused:
+            self_test(gated, engine, altered)
+        assert refused.value.code == "golden_mismatch"
+
+
+def test_a_gate_that_gives_no_output_is_a_mismatch(gated: VerifiedBundle) -> None:
+    with pytest.raises(BundleError) as refused:
+        self_test(gated, OnnxRuntimeEngine(gated.network), Altered(gate_engine(gated), fails=True))
+    assert refused.value.code == "golden_mismatch"
+
+
+def test_a_gate_of_other_shapes_is_named(gated: VerifiedBundle) -> None:
+    with pytest.raises(BundleError) as refused:
+        self_test(gated, OnnxRuntimeEngine(gated.network), Fixed((1.0, 2.0)))
+    assert refused.value.code == "wrong_inputs_outputs"
+
+
+def test_a_gate_cannot_be_left_out_of_the_test(gated: VerifiedBundle, bundle: VerifiedBundle) -> None:
+    with pytest.raises(ValueError, match="exactly where there is an engine"):
+        self_test(gated, OnnxRuntimeEngine(gated.network))
+    with pytest.raises(ValueError, match="exactly where there is an engine"):
+        self_test(bundle, OnnxRuntimeEngine(bundle.network), gate_engine(gated))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.bundle.manifest import InputSpec
+from app.bundle.input_spec import InputSpec
 from app.domain import InputStatistics, Radiograph
 from app.imaging.decode import ImageLimits, decode
 from app.preprocessing import resize_to_input

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from app.bundle.manifest import DataSource, Estimate, Manifest, MeasuredPoint, Metric, NetworkSpec, Provenance
+from app.bundle.manifest import (
+    SCHEMA_VERSION,
+    DataSource,
+    Estimate,
+    Manifest,
+    MeasuredPoint,
+    Metric,
+    NetworkSpec,
+    Provenance,
+)
 from app.bundle.store import BundleRef, BundleStore, write_bundle
 from app.decision import decide
 from app.drift import reference_arrays
@@ -146,7 +155,7 @@ def _manifest(run: Run, places: Places, fixed: Fixed, version: str, shape: tuple
     ]
     return Manifest.model_validate(
         {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "name": recipe.name,
             "version": version,
             "task": "binary",
@@ -162,6 +171,7 @@ def _manifest(run: Run, places: Places, fixed: Fixed, version: str, shape: tuple
             "review": fixed.review,
             "quality": fixed.quality,
             "intended_use": intended_use(recipe.data.folders, recipe.data.positive),
+            "gate": None,
             "metrics": _metrics(run, report),
             "provenance": _provenance(run, places),
             "licence": licence(train),

@@ -14,7 +14,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.bundle.manifest import InputSpec, Name
+from app.bundle.input_spec import InputSpec
+from app.bundle.manifest import Name
 from app.errors import ConfigurationError
 
 RECIPES = Path(__file__).resolve().parent / "recipes"

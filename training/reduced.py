@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.bundle.manifest import InputSpec
+from app.bundle.input_spec import InputSpec
 from app.bundle.store import BundleRef, BundleStore
 from app.errors import BundleError, ConfigurationError
 from app.imaging.decode import decode

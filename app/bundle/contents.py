@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.folder import GOLDEN, HEAD, REFERENCE
+from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, NETWORK, REFERENCE
+from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Manifest
 from app.bundle.onnx_walk import NetworkSummary
 from app.bundle.tensors import Arrays, ArraySpec, npz_names, read_npz, read_safetensors
@@ -34,18 +35,19 @@ def check_network(summary: NetworkSummary, manifest: Manifest) -> None:
         BundleError: `wrong_inputs_outputs`.
     """
     spec, size = manifest.network, manifest.input.size
-    wanted: dict[str, tuple[int, ...]] = {
-        "image": (manifest.input.channels, size, size),
-        "logits": (spec.logits,),
-        "features": spec.features,
-    }
-    for tensor in (*summary.inputs, *summary.outputs):
-        pairs = zip(tensor.shape[1:], wanted[tensor.name], strict=True)
-        if any(have not in (None, want) for have, want in pairs):
-            raise BundleError(
-                "wrong_inputs_outputs",
-                f"network.onnx: {tensor.name!r} has the shape {list(tensor.shape)}, the manifest says {list(wanted[tensor.name])}",
-            )
+    image = (manifest.input.channels, size, size)
+    _check_shapes(summary, {"image": image, "logits": (spec.logits,), "features": spec.features}, NETWORK)
+
+
+def check_gate_network(summary: NetworkSummary, picture: PictureGate) -> None:
+    """As `check_network`, for gate.onnx: one channel, one logit per pose.
+
+    Raises:
+        BundleError: `wrong_inputs_outputs`.
+    """
+    image = (1, picture.input.size, picture.input.size)
+    wanted = {"image": image, "logits": (len(picture.poses),), "features": picture.features}
+    _check_shapes(summary, wanted, GATE_NETWORK)
 
 
 def read_head(data: bytes | None, manifest: Manifest) -> Mapping[str, NDArray[np.float32]]:
@@ -75,6 +77,32 @@ def read_head(data: bytes | None, manifest: Manifest) -> Mapping[str, NDArray[np
         )
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise BundleError("head_mismatch", "the head holds values that are not finite")
+    return tensors
+
+
+def read_gate(data: bytes, manifest: Manifest, picture: PictureGate) -> Mapping[str, NDArray[np.float32]]:
+    """The tensors of gate.safetensors, float32, for P poses, C channels of the gate's features and C2 of the classifier's:
+    `pose_means` [P, C], `pose_whitening` [D, C], `network_mean` [C2], `network_whitening` [D2, C2]; D <= C, D2 <= C2.
+
+    Raises:
+        BundleError: `malformed_tensors`; `gate_mismatch` where names, shapes or values do not belong to that gate.
+    """
+    tensors = read_safetensors(data, file=GATE)
+    channels, seen = picture.features[0], manifest.network.features[0]
+    any_shape: dict[str, list[tuple[int, ...]]] = {
+        "pose_means": [(len(picture.poses), channels)],
+        "pose_whitening": [(rows, channels) for rows in range(1, channels + 1)],
+        "network_mean": [(seen,)],
+        "network_whitening": [(rows, seen) for rows in range(1, seen + 1)],
+    }
+    if set(tensors) != set(any_shape):
+        raise BundleError("gate_mismatch", f"{GATE} cannot have {sorted(tensors)[:8]}, wanted {sorted(any_shape)}")
+    for name, shapes in any_shape.items():
+        have = tensors[name].shape
+        if have not in shapes:
+            raise BundleError("gate_mismatch", f"{GATE}: {name} has the shape {list(have)}, wanted {list(shapes[-1])}")
+        if not np.isfinite(tensors[name]).all():
+            raise BundleError("gate_mismatch", f"{GATE}: {name} holds values that are not finite")
     return tensors
 
 
@@ -111,7 +139,8 @@ def read_reference(data: bytes, manifest: Manifest) -> Arrays:
 
 
 def read_golden(data: bytes, manifest: Manifest) -> Arrays:
-    """The arrays of golden.npz: for each case i phantom_i, resized_sha256_i, tensor_i, logits_i, decisions_i.
+    """The arrays of golden.npz: for each case i phantom_i, resized_sha256_i, tensor_i, logits_i, decisions_i; with a gate that
+    looks at pictures also gate_logits_i [P] and gate_pooled_i [C], what its network gives for the phantom.
 
     Raises:
         BundleError: `malformed_tensors`.
@@ -127,6 +156,10 @@ def read_golden(data: bytes, manifest: Manifest) -> Arrays:
         "logits": ArraySpec(("float32",), (manifest.network.logits,)),
         "decisions": ArraySpec(("str",), (), max_chars=_DECISION_MAX_CHARS),
     }
+    picture = manifest.picture_gate
+    if picture is not None:
+        per_case["gate_logits"] = ArraySpec(("float32",), (len(picture.poses),))
+        per_case["gate_pooled"] = ArraySpec(("float64",), (picture.features[0],))
     specs = {f"{name}_{i}": spec for i in range(cases) for name, spec in per_case.items()}
     arrays = read_npz(data, specs, file=GOLDEN, max_bytes=_GOLDEN_MAX_BYTES)
     for i in range(cases):
@@ -134,6 +167,16 @@ def read_golden(data: bytes, manifest: Manifest) -> Arrays:
         if any(side not in _PHANTOM_PX for side in shape):
             raise BundleError("malformed_tensors", f"{GOLDEN}: phantom_{i} is {shape[0]} x {shape[1]} px")
     return arrays
+
+
+def _check_shapes(summary: NetworkSummary, wanted: Mapping[str, tuple[int, ...]], file: str) -> None:
+    for tensor in (*summary.inputs, *summary.outputs):
+        pairs = zip(tensor.shape[1:], wanted[tensor.name], strict=True)
+        if any(have not in (None, want) for have, want in pairs):
+            raise BundleError(
+                "wrong_inputs_outputs",
+                f"{file}: {tensor.name!r} has the shape {list(tensor.shape)}, the manifest says {list(wanted[tensor.name])}",
+            )
 
 
 def _check_histogram(statistic: str, edges: NDArray[Any], proportions: NDArray[Any]) -> None:

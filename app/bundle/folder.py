@@ -17,6 +17,8 @@ from app.errors import BundleError
 MANIFEST = "manifest.json"
 NETWORK = "network.onnx"
 HEAD = "head.safetensors"
+GATE_NETWORK = "gate.onnx"
+GATE = "gate.safetensors"
 REFERENCE = "reference.npz"
 GOLDEN = "golden.npz"
 MODEL_CARD = "MODEL_CARD.md"
@@ -27,6 +29,8 @@ MAX_BYTES: Mapping[str, int] = MappingProxyType(
         MANIFEST: 1 << 20,
         NETWORK: 512 << 20,
         HEAD: 64 << 20,
+        GATE_NETWORK: 16 << 20,
+        GATE: 16 << 20,
         REFERENCE: 8 << 20,
         GOLDEN: 64 << 20,
         MODEL_CARD: 1 << 20,

@@ -15,93 +15,24 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.bundle.fields import Axis, BundleModel, Finite, Fraction
+from app.bundle.gate_spec import GateSpec, PictureGate
+from app.bundle.input_spec import InputSpec
 from app.domain import Rule, Task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CLASS_COUNT_ERROR = "class_count_mismatch"  # the type of that one validation error; a bundle is refused by this name
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 Semver = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$", max_length=32)]
 ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Axis = Annotated[int, Field(ge=1, le=8192)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class BorderCrop(_Model):
-    """Remove black borders: outer rows and columns whose mean gray value (0..255) is at most `max_mean`.
-
-    At most `max_fraction` of a side is removed from each edge.
-    """
-
-    max_mean: float = Field(ge=0, le=64)
-    max_fraction: float = Field(gt=0, le=0.4)
-
-
-class Clahe(_Model):
-    """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994), only where the film's gray-level std is below a limit."""
-
-    clip_limit: float = Field(default=2.0, gt=0)
-    tiles: int = Field(default=8, ge=2, le=32)
-    when_std_below: float = Field(gt=0, le=128)
-
-
-class FixedNormalisation(_Model):
-    """tensor = (gray / 255 - mean) / std, per channel."""
-
-    kind: Literal["fixed"]
-    mean: tuple[Finite, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-
-
-class PerImageNormalisation(_Model):
-    """tensor = (gray - mean of the resized image) / max(std of the resized image, std_floor); gray levels 0..255.
-
-    Padding is left out of mean and std, and is zero in the tensor.
-    """
-
-    kind: Literal["per_image"]
-    std_floor: float = Field(gt=0)
-
-
-class InputSpec(_Model):
-    """From a Radiograph to the network's input; `app.preprocessing` executes it, for training and serving alike.
-
-    sixteen_bit: how more than 8 bits become 0..255. `significant_bits`: divide by 2^b - 1, b the smallest of 8, 10, 12, 14, 16
-    that holds the maximum; `min_max`: the film's own range; `percentile`: its 0.5th to 99.5th percentile, clipped.
-    resize: `pad` scales the longest side to `size` and centres on black; `stretch` ignores the aspect ratio.
-    antialias_sigma: standard deviation, px of the network's input, of a Gaussian low-pass after the resize; None for none. It
-    takes away the finest detail, which differs between copies of one film at different resolutions: at 0.7 and 224 px a film and
-    its 384 px copy differ by 0.29 gray levels in the mean instead of 0.71.
-    """
-
-    size: int = Field(ge=32, le=1024)
-    channels: Literal[1, 3]
-    resize: Literal["pad", "stretch"]
-    sixteen_bit: Literal["significant_bits", "min_max", "percentile"]
-    border_crop: BorderCrop | None = None
-    clahe: Clahe | None = None
-    antialias_sigma: float | None = Field(default=None, ge=0.3, le=3.0)
-    normalisation: Annotated[FixedNormalisation | PerImageNormalisation, Field(discriminator="kind")]
-
-    @model_validator(mode="after")
-    def _channels_fit(self) -> Self:
-        norm = self.normalisation
-        if isinstance(norm, FixedNormalisation) and not (len(norm.mean) == len(norm.std) == self.channels):
-            msg = f"fixed normalisation needs {self.channels} means and stds, has {len(norm.mean)} and {len(norm.std)}"
-            raise ValueError(msg)
-        return self
-
-
-class NetworkSpec(_Model):
+class NetworkSpec(BundleModel):
     """The ONNX file: input `image` float32 [B, channels, size, size]; outputs `logits` [B, K] and `features` [B, C, h, w].
 
     K = 1 for binary (the logit of classes[1]), else the number of classes. explanation: how logits follow from the pooled
@@ -114,18 +45,18 @@ class NetworkSpec(_Model):
     explanation: Literal["gap_linear", "gap_mlp_relu", "none"]
 
 
-class NoCalibration(_Model):
+class NoCalibration(BundleModel):
     method: Literal["none"]
 
 
-class TemperatureCalibration(_Model):
+class TemperatureCalibration(BundleModel):
     """Guo et al. 2017: logits are divided by `temperature` before anything else; margins are in scaled logits."""
 
     method: Literal["temperature"]
     temperature: float = Field(gt=0, allow_inf_nan=False)
 
 
-class PlattCalibration(_Model):
+class PlattCalibration(BundleModel):
     """Platt 1999: probability = sigmoid(slope * margin + intercept), one pair per logit; slope > 0 keeps the order."""
 
     method: Literal["platt"]
@@ -133,7 +64,7 @@ class PlattCalibration(_Model):
     intercept: tuple[Finite, ...]
 
 
-class IsotonicCurve(_Model):
+class IsotonicCurve(BundleModel):
     """Monotone, piecewise linear between knots, constant outside. margins strictly increasing, probabilities not decreasing."""
 
     margins: tuple[Finite, ...]
@@ -152,7 +83,7 @@ class IsotonicCurve(_Model):
         return self
 
 
-class IsotonicCalibration(_Model):
+class IsotonicCalibration(BundleModel):
     """Zadrozny & Elkan 2002, one curve per logit."""
 
     method: Literal["isotonic"]
@@ -164,14 +95,14 @@ Calibration = Annotated[
 ]
 
 
-class Estimate(_Model):
+class Estimate(BundleModel):
     """A measured figure with its interval. `ci` is the 95 % interval by the method named in the metrics' provenance."""
 
     value: Finite
     ci: tuple[Finite, Finite] | None = None
 
 
-class MeasuredPoint(_Model):
+class MeasuredPoint(BundleModel):
     """What an operating point did for one class on one data set of `n` films."""
 
     sensitivity: Estimate
@@ -180,7 +111,7 @@ class MeasuredPoint(_Model):
     n: int = Field(ge=1)
 
 
-class OperatingPoint(_Model):
+class OperatingPoint(BundleModel):
     """A named rule with its thresholds.
 
     thresholds: margin per class. `threshold` (binary) names the positive class; `per_label` every label; `hierarchical` every
@@ -191,20 +122,20 @@ class OperatingPoint(_Model):
     name: Name
     rule: Rule
     target: str = Field(max_length=200)
-    thresholds: dict[ClassName, Finite] = {}
+    thresholds: dict[ClassName, Finite] = Field(default_factory=dict)
     priority: tuple[ClassName, ...] = ()
     fallback: ClassName | None = None
-    measured: dict[ClassName, MeasuredPoint] = {}
+    measured: dict[ClassName, MeasuredPoint] = Field(default_factory=dict)
 
 
-class ReviewRule(_Model):
+class ReviewRule(BundleModel):
     """When a human must look: confidence below `low_confidence_below`; a margin within `borderline_margin` of its threshold."""
 
     low_confidence_below: Fraction = 0.7
     borderline_margin: float = Field(ge=0)
 
 
-class QualityRule(_Model):
+class QualityRule(BundleModel):
     """Gray-level limits (0..255) of the films the model was measured on; outside them the answer carries a quality warning."""
 
     under_exposed_mean_below: float = Field(ge=0, le=255)
@@ -212,7 +143,7 @@ class QualityRule(_Model):
     low_contrast_std_below: float = Field(ge=0, le=128)
 
 
-class IntendedUse(_Model):
+class IntendedUse(BundleModel):
     population: str
     age_years: tuple[float, float] | None
     views: tuple[str, ...]
@@ -220,7 +151,7 @@ class IntendedUse(_Model):
     limits: str
 
 
-class Metric(_Model):
+class Metric(BundleModel):
     """One figure of the evaluation: `name` (auroc, auprc, brier, ece, ...) on `data`, `n` films, 95 % interval."""
 
     name: str
@@ -230,7 +161,7 @@ class Metric(_Model):
     n: int = Field(ge=1)
 
 
-class DataSource(_Model):
+class DataSource(BundleModel):
     """A data set that went into the weights: digest = SHA-256 over its sorted list of (path, file sha256)."""
 
     name: str
@@ -240,7 +171,7 @@ class DataSource(_Model):
     attribution: str
 
 
-class Provenance(_Model):
+class Provenance(BundleModel):
     git_commit: str
     recipe: str
     recipe_digest: Sha256
@@ -253,21 +184,24 @@ class Provenance(_Model):
     parent_digest: Sha256 | None = None
 
 
-class Licence(_Model):
+class Licence(BundleModel):
     weights: str
     commercial_use: bool
     notes: str = ""
 
 
-class FileEntry(_Model):
+class FileEntry(BundleModel):
     size: int = Field(ge=1)
     sha256: Sha256
 
 
-class Manifest(_Model):
-    """manifest.json. The bundle's digest is the SHA-256 of this file's bytes."""
+class Manifest(BundleModel):
+    """manifest.json. The bundle's digest is the SHA-256 of this file's bytes.
 
-    schema_version: Literal[1]
+    gate: which films are judged at all; None judges any (bundles of format 1, and bundles for tests).
+    """
+
+    schema_version: Literal[2]
     name: Name
     version: Semver
     task: Task
@@ -281,6 +215,7 @@ class Manifest(_Model):
     review: ReviewRule
     quality: QualityRule
     intended_use: IntendedUse
+    gate: GateSpec | None
     metrics: tuple[Metric, ...]
     provenance: Provenance
     licence: Licence
@@ -299,6 +234,11 @@ class Manifest(_Model):
         for point in self.operating_points:
             _check_point(self, point)
         return self
+
+    @property
+    def picture_gate(self) -> PictureGate | None:
+        """The part of the gate that looks at pictures, with a network of its own; None without one."""
+        return None if self.gate is None else self.gate.picture
 
     def operating_point(self, name: str | None) -> OperatingPoint | None:
         """The point of that name (None = the default), or None if the bundle has no such point."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from app.bundle import onnx_schema as schema
+from app.bundle.folder import NETWORK
 from app.bundle.protobuf import Message, RefusedField, Value, WireError, WireReader, count_numbers, read_varints
 from app.errors import BundleError
 
@@ -45,8 +46,8 @@ class NetworkSummary:
     parameters: int
 
 
-def inspect_network(data: bytes) -> NetworkSummary:
-    """Walk an ONNX file and refuse everything that is not expected.
+def inspect_network(data: bytes, *, file: str = NETWORK) -> NetworkSummary:
+    """Walk an ONNX file and refuse everything that is not expected. `file`: its name, for messages.
 
     Raises:
         BundleError: `malformed_network` (not a well-formed model, a lying length, an unexpected field), `external_data` (a tensor
@@ -54,15 +55,16 @@ def inspect_network(data: bytes) -> NetworkSummary:
             or training graph that is not on the list), `unsupported_opset`, `wrong_inputs_outputs`.
     """
     try:
-        return _Walk().model(memoryview(data))
+        return _Walk(file).model(memoryview(data))
     except RefusedField as refused:
-        raise BundleError(refused.code, f"network.onnx uses '{refused.name}', which is not accepted") from refused
+        raise BundleError(refused.code, f"{file} uses '{refused.name}', which is not accepted") from refused
     except WireError as error:
-        raise BundleError("malformed_network", f"network.onnx is not a well-formed ONNX file: {error}") from error
+        raise BundleError("malformed_network", f"{file} is not a well-formed ONNX file: {error}") from error
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, file: str) -> None:
+        self._file = file
         self._reader = WireReader(MAX_FIELDS)
 
     def model(self, data: memoryview) -> NetworkSummary:
@@ -80,13 +82,13 @@ class _Walk:
             entry = self._reader.parse(piece, schema.OPSET)
             domain = _text(entry, "domain")
             if domain not in schema.DEFAULT_DOMAINS:
-                raise BundleError("custom_operator", f"network.onnx imports the operator domain {domain!r}")
+                raise BundleError("custom_operator", f"{self._file} imports the operator domain {domain!r}")
             versions.append(_number(entry, "version"))
         if len(versions) != 1:
             raise WireError(f"{len(versions)} imports of the default operator set")
         if versions[0] not in schema.OPSETS:
             raise BundleError(
-                "unsupported_opset", f"network.onnx has opset {versions[0]}, wanted {_words(schema.OPSETS)}"
+                "unsupported_opset", f"{self._file} has opset {versions[0]}, wanted {_words(schema.OPSETS)}"
             )
         return versions[0]
 
@@ -116,7 +118,7 @@ class _Walk:
             self._value_info(piece)
         inputs = tuple(self._float_tensor(piece) for piece in _pieces(graph, "input"))
         outputs = tuple(self._float_tensor(piece) for piece in _pieces(graph, "output"))
-        _check_inputs_outputs(inputs, outputs)
+        _check_inputs_outputs(inputs, outputs, self._file)
         return NetworkSummary(inputs, outputs, MappingProxyType(dict(sorted(operators.items()))), opset, parameters)
 
     def _node(self, data: memoryview) -> str:
@@ -126,9 +128,9 @@ class _Walk:
         for piece in _pieces(node, "attribute"):
             self._attribute(piece)
         if domain not in schema.DEFAULT_DOMAINS:
-            raise BundleError("custom_operator", f"network.onnx uses {operator!r} of the domain {domain!r}")
+            raise BundleError("custom_operator", f"{self._file} uses {operator!r} of the domain {domain!r}")
         if operator not in schema.OPERATORS:
-            raise BundleError("forbidden_operator", f"network.onnx uses the operator {operator!r}, not on the list")
+            raise BundleError("forbidden_operator", f"{self._file} uses the operator {operator!r}, not on the list")
         return operator
 
     def _attribute(self, data: memoryview) -> None:
@@ -158,7 +160,7 @@ class _Walk:
         tensor = self._reader.parse(data, schema.TENSOR)
         self._metadata(tensor)
         if _number(tensor, "data_location") != 0:  # any value but DEFAULT; never reduced to 32 bits first
-            raise BundleError("external_data", "network.onnx keeps a tensor outside the file (data_location)")
+            raise BundleError("external_data", f"{self._file} keeps a tensor outside the file (data_location)")
         name, data_type = _text(tensor, "name"), _number(tensor, "data_type")
         if data_type not in schema.ELEMENTS:
             raise WireError(f"tensor {name!r} has the element type {data_type}")
@@ -185,23 +187,23 @@ class _Walk:
     def _float_tensor(self, data: memoryview) -> TensorInfo:
         name, element_type, shape = self._value_info(data)
         if element_type != schema.FLOAT or shape is None:
-            raise BundleError("wrong_inputs_outputs", f"network.onnx: {name!r} is not a float32 tensor with a shape")
+            raise BundleError("wrong_inputs_outputs", f"{self._file}: {name!r} is not a float32 tensor with a shape")
         return TensorInfo(name, shape)
 
 
-def _check_inputs_outputs(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> None:
+def _check_inputs_outputs(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], file: str) -> None:
     ins, outs = [i.name for i in inputs], [o.name for o in outputs]
     if ins != [INPUT] or sorted(outs) != sorted(OUTPUTS):
         raise BundleError(
             "wrong_inputs_outputs",
-            f"network.onnx has inputs {ins} and outputs {outs}, wanted [{INPUT!r}] and {list(OUTPUTS)}",
+            f"{file} has inputs {ins} and outputs {outs}, wanted [{INPUT!r}] and {list(OUTPUTS)}",
         )
     for tensor in (*inputs, *outputs):
         rank = _OUTPUT_RANK.get(tensor.name, 4)
         if len(tensor.shape) != rank or tensor.shape[0] not in (None, 1):
             raise BundleError(
                 "wrong_inputs_outputs",
-                f"network.onnx: {tensor.name!r} has the shape {list(tensor.shape)}, wanted {rank} axes, the first open or 1",
+                f"{file}: {tensor.name!r} has the shape {list(tensor.shape)}, wanted {rank} axes, the first open or 1",
             )
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
-from app.bundle.folder import GOLDEN, HEAD, MAX_BYTES, MODEL_CARD, NETWORK, REFERENCE
+from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, MAX_BYTES, MODEL_CARD, NETWORK, REFERENCE
 from app.bundle.manifest import CLASS_COUNT_ERROR, SCHEMA_VERSION, Manifest
+from app.bundle.manifest_v1 import ManifestV1, upgrade
 from app.errors import BundleError
 
 _MAX_FAULTS_SHOWN = 3
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read manifest.json.
+    """Read manifest.json of this format, or of an older one, which is upgraded.
 
     Raises:
         BundleError: `unreadable_manifest` (not UTF-8 JSON, a key twice, a number that is not finite), `wrong_schema_version`,
@@ -25,10 +27,10 @@ def parse_manifest(data: bytes) -> Manifest:
     """
     raw = _read_json(data)
     version = raw.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in _READERS:
         raise BundleError("wrong_schema_version", f"the manifest has schema_version {version!r:.40}, this service reads "
-                          f"{SCHEMA_VERSION}; export the bundle again with a matching version")  # fmt: skip
-    manifest = validate_manifest(raw)
+                          f"{sorted(_READERS)}; export the bundle again with a matching version")  # fmt: skip
+    manifest = _validated(_READERS[version], raw)
     _check_files(manifest)
     return manifest
 
@@ -39,9 +41,24 @@ def validate_manifest(raw: Mapping[str, Any]) -> Manifest:
     Raises:
         BundleError: `class_count_mismatch`, `invalid_manifest`.
     """
+    return _validated(_current, raw)
+
+
+def _current(text: str) -> Manifest:
+    # strict JSON mode: "224" is no number and 1 is no truth value, but a list is a tuple
+    return Manifest.model_validate_json(text, strict=True)
+
+
+def _version_1(text: str) -> Manifest:
+    return upgrade(ManifestV1.model_validate_json(text, strict=True))
+
+
+_READERS: Mapping[int, Callable[[str], Manifest]] = MappingProxyType({1: _version_1, SCHEMA_VERSION: _current})
+
+
+def _validated(reader: Callable[[str], Manifest], raw: Mapping[str, Any]) -> Manifest:
     try:
-        # strict JSON mode: "224" is no number and 1 is no truth value, but a list is a tuple
-        return Manifest.model_validate_json(json.dumps(raw), strict=True)
+        return reader(json.dumps(raw))
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         code = "invalid_manifest"
@@ -61,9 +78,13 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def required_files(manifest: Manifest) -> frozenset[str]:
-    """The files beside manifest.json: all of them, but no head where nothing can be explained."""
+    """The files beside manifest.json: no head where nothing can be explained, those of the gate only where it looks at pictures."""
     files = {NETWORK, REFERENCE, GOLDEN, MODEL_CARD}
-    return frozenset(files if manifest.network.explanation == "none" else files | {HEAD})
+    if manifest.network.explanation != "none":
+        files |= {HEAD}
+    if manifest.picture_gate is not None:
+        files |= {GATE_NETWORK, GATE}
+    return frozenset(files)
 
 
 def _check_files(manifest: Manifest) -> None:

@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from app.bundle.contents import check_network, read_golden, read_head, read_reference
+from app.bundle.contents import check_gate_network, check_network, read_gate, read_golden, read_head, read_reference
 from app.bundle.folder import (
+    GATE,
+    GATE_NETWORK,
     GOLDEN,
     HEAD,
     MANIFEST,
@@ -75,11 +77,20 @@ class BundleRef:
 
 
 @dataclass(frozen=True)
+class GateParts:
+    """The two files of a gate that looks at pictures: the ONNX bytes of its network, and the tensors beside it, float32."""
+
+    network: bytes
+    tensors: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class VerifiedBundle:
     """A bundle whose files are what its manifest says. Arrays are read-only.
 
     digest: SHA-256 of manifest.json, which holds those of all other files. network: the ONNX bytes that were hashed and walked.
     head: float32, empty where `explanation` is `none`. reference, golden: as in DESIGN section 4. path: for messages only.
+    gate: None where the manifest has no gate that looks at pictures.
     """
 
     ref: BundleRef
@@ -90,6 +101,7 @@ class VerifiedBundle:
     reference: Arrays
     golden: Arrays
     path: Path
+    gate: GateParts | None = None
 
 
 class BundleStore:
@@ -144,8 +156,8 @@ class BundleStore:
         Raises:
             BundleError: the first fault found. Folder: `bundle_not_found`, `not_a_regular_file`, `missing_file`, `extra_file`,
                 `oversized_file`, `unreadable_file`. Manifest: `unreadable_manifest`, `wrong_schema_version`, `class_count_mismatch`,
-                `invalid_manifest`. Hashes: `changed_file`. Tensors: `malformed_tensors`, `head_mismatch`. Network: `malformed_network`,
-                `external_data`, `custom_operator`, `forbidden_operator`, `unsupported_opset`, `wrong_inputs_outputs`.
+                `invalid_manifest`. Hashes: `changed_file`. Tensors: `malformed_tensors`, `head_mismatch`, `gate_mismatch`. Networks:
+                `malformed_network`, `external_data`, `custom_operator`, `forbidden_operator`, `unsupported_opset`, `wrong_inputs_outputs`.
         """
         path = self.root / ref.name / ref.version
         with open_folder(self.root, ref.name, ref.version) as folder:
@@ -161,6 +173,7 @@ def write_bundle(
     reference: Arrays,
     golden: Arrays,
     model_card: str,
+    gate: GateParts | None = None,
 ) -> BundleRef:
     """Write a bundle: all of it, verified, or nothing.
 
@@ -171,6 +184,7 @@ def write_bundle(
         head: float32 tensors; empty exactly where `explanation` is `none`.
         reference, golden: arrays of reference.npz and golden.npz.
         model_card: Markdown.
+        gate: exactly where the manifest has a gate that looks at pictures.
 
     Raises:
         BundleError: `bundle_exists`; or why the bundle would not verify.
@@ -183,6 +197,8 @@ def write_bundle(
     }
     if head:
         files[HEAD] = write_safetensors(head)
+    if gate is not None:
+        files |= {GATE_NETWORK: gate.network, GATE: write_safetensors(gate.tensors)}
     entries = {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(files.items())
     }
@@ -215,6 +231,7 @@ def _verify(folder: BundleFolder, ref: BundleRef, path: Path) -> VerifiedBundle:
     reference = read_reference(data[REFERENCE], manifest)
     golden = read_golden(data[GOLDEN], manifest)
     check_network(inspect_network(data[NETWORK]), manifest)
+    gate = _gate(data, manifest)
     return VerifiedBundle(
         ref=ref,
         digest=hashlib.sha256(raw).hexdigest(),
@@ -224,7 +241,17 @@ def _verify(folder: BundleFolder, ref: BundleRef, path: Path) -> VerifiedBundle:
         reference=reference,
         golden=golden,
         path=path,
+        gate=gate,
     )
+
+
+def _gate(data: Mapping[str, bytes], manifest: Manifest) -> GateParts | None:
+    picture = manifest.picture_gate
+    if picture is None:
+        return None
+    tensors = read_gate(data[GATE], manifest, picture)
+    check_gate_network(inspect_network(data[GATE_NETWORK], file=GATE_NETWORK), picture)
+    return GateParts(data[GATE_NETWORK], tensors)
 
 
 def _manifest(raw: bytes, ref: BundleRef) -> Manifest:

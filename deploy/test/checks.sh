@@ -155,6 +155,10 @@ check_prediction() {
   local url=http://$CXR_PUBLISH status
   KEY=$(docker-compose exec -T api cxr keys create --role technician --name container-test 2>/dev/null)
   in_api sh -c 'cxr phantom --seed 7 --out /tmp/phantom.png && cat /tmp/phantom.png' >"$WORK/phantom.png"
+  curl --silent --header "X-API-Key: $KEY" --form "file=@$WORK/phantom.png" "$url/predict" >"$WORK/refusal.json"
+  grep -q '"code": *"not_a_chest_radiograph"' "$WORK/refusal.json" || fail "a phantom is not refused: $(cat "$WORK/refusal.json")"
+  pass "the bundle that ships refuses a phantom: not_a_chest_radiograph"
+  in_api cxr bundles activate phantom-demo/1.0.0 >"$WORK/activate.log" 2>&1 || fail "$(cat "$WORK/activate.log")"
   curl --silent --show-error --fail --header "X-API-Key: $KEY" --form "file=@$WORK/phantom.png" "$url/predict" >"$WORK/answer.json" \
     || fail "POST /predict is not answered"
   json '"{label} {confidence:.3f} by {name} {version}".format(label=answer["prediction"]["label"], confidence=answer["confidence"], **answer["bundle"])' \

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from app.bundle.onnx_schema import OPERATORS
 from app.bundle.onnx_walk import TensorInfo, inspect_network
 from app.errors import BundleError
-from tests.support.tiny_bundle import random_weights, tiny_network
+from tests.support.tiny_network import random_weights, tiny_network
 
 
 @pytest.fixture(scope="module")

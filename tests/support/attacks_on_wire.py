@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
-from tests.support.bundle_victim import NETWORK, AttackList
+from tests.support.bundle_victim import AttackList
 
 ON_WIRE = AttackList()
 
@@ -14,7 +14,7 @@ ON_WIRE = AttackList()
 
 
 def _wire(code: str, change: Callable[[bytes], bytes], name: str) -> None:
-    ON_WIRE.add(name, code, lambda v: v.write(NETWORK, change(v.read(NETWORK))))
+    ON_WIRE.add(name, code, lambda v: v.write(v.network, change(v.read(v.network))))
 
 
 def varint(value: int) -> bytes:

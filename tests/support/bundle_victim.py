@@ -19,21 +19,24 @@ from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import self_test
 
 NETWORK, HEAD, GOLDEN, REFERENCE = "network.onnx", "head.safetensors", "golden.npz", "reference.npz"
+GATE_NETWORK, GATE = "gate.onnx", "gate.safetensors"
 CARD, MANIFEST = "MODEL_CARD.md", "manifest.json"
 
 
 def load(root: Path, ref: BundleRef) -> VerifiedBundle:
     """What the service does with a bundle before it serves it."""
     bundle = BundleStore(root).verify(ref)
-    self_test(bundle, OnnxRuntimeEngine(bundle.network))
+    gate = OnnxRuntimeEngine(bundle.gate.network) if bundle.gate is not None else None
+    self_test(bundle, OnnxRuntimeEngine(bundle.network), gate)
     return bundle
 
 
 class Victim:
-    """A written bundle that is about to be damaged."""
+    """A written bundle that is about to be damaged; `network` is the file that the attacks on networks are aimed at."""
 
-    def __init__(self, root: Path, ref: BundleRef) -> None:
+    def __init__(self, root: Path, ref: BundleRef, network: str = NETWORK) -> None:
         self.root = root
+        self.network = network
         self.path = root / ref.name / ref.version
 
     def read(self, name: str) -> bytes:
@@ -55,10 +58,10 @@ class Victim:
         (self.path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
     def model(self) -> onnx.ModelProto:
-        return onnx.load_from_string(self.read(NETWORK))
+        return onnx.load_from_string(self.read(self.network))
 
     def write_model(self, model: onnx.ModelProto) -> None:
-        self.write(NETWORK, model.SerializeToString())
+        self.write(self.network, model.SerializeToString())
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as loaded:
@@ -78,12 +81,14 @@ class Attack:
     """name: for the test report; code: by which the bundle must be refused.
 
     by: `store` if reading alone must stop it, before any of it is run; `run` if only the running network can tell.
+    on: the file it is aimed at, where that is the network of a bundle's gate.
     """
 
     name: str
     code: str
     apply: Apply
     by: Literal["store", "run"] = "store"
+    on: str = NETWORK
 
 
 class AttackList:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from app.bundle.manifest import (
+    SCHEMA_VERSION,
     Calibration,
     IsotonicCalibration,
     IsotonicCurve,
@@ -39,7 +40,7 @@ def manifest(
 ) -> Manifest:
     """A valid manifest whose decision part is given and whose rest is filler."""
     filler: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": "tiny",
         "version": "1.0.0",
         "input": {
@@ -59,6 +60,7 @@ def manifest(
         "default_operating_point": point.name,
         "quality": {"under_exposed_mean_below": 0, "over_exposed_mean_above": 255, "low_contrast_std_below": 0},
         "intended_use": {"population": "none", "age_years": None, "views": (), "purpose": "test", "limits": "test"},
+        "gate": None,
         "metrics": (),
         "provenance": {
             "git_commit": "0",

@@ -5,20 +5,21 @@ fall on both sides of its thresholds. It judges nothing; it is written, verified
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+from app.bundle.gate_spec import Action
+from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import SCHEMA_VERSION, Manifest
-from app.bundle.store import BundleRef, write_bundle
+from app.bundle.store import BundleRef, GateParts, write_bundle
 from app.decision import decide
 from app.domain import Radiograph, Task
 from app.drift import reference_arrays
@@ -27,23 +28,20 @@ from app.imaging.phantom import phantom
 from app.inference.engine import OnnxRuntimeEngine
 from app.preprocessing import prepare
 from app.selftest import choose_phantoms, golden_cases
+from tests.support.tiny_gate import TinyGate, tiny_gate
+from tests.support.tiny_network import (
+    CHANNELS,
+    CLASSES,
+    GRID,
+    SIZE,
+    Explanation,
+    logit_count,
+    random_weights,
+    tiny_network,
+)
 
-Explanation = Literal["gap_linear", "gap_mlp_relu", "none"]
-Weights = dict[str, NDArray[np.float32]]
-
-SIZE = 64
-CHANNELS = 16  # of the features, [16, 8, 8]
-GRID = 8
-OPSET = 17
 GOLDENS = 3
 REFERENCE_FILMS = 24
-CLASSES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
-    {
-        "binary": ("normal", "pneumonia"),
-        "multiclass": ("normal", "pneumonia", "tuberculosis"),
-        "multilabel": ("atelectasis", "cardiomegaly", "effusion"),
-    }
-)
 DATA = "generated phantoms"
 
 
@@ -57,6 +55,7 @@ class TinyParts:
     reference: Mapping[str, NDArray[Any]]
     golden: Mapping[str, NDArray[Any]]
     model_card: str
+    gate: GateParts | None = None
 
 
 def make_tiny_bundle(
@@ -69,6 +68,7 @@ def make_tiny_bundle(
     seed: int = 0,
     calibration: Mapping[str, Any] | None = None,
     latest: bool = False,
+    gate: Mapping[str, Action] | None = None,
 ) -> BundleRef:
     """Write a tiny bundle to `root` and return its reference; it verifies and passes its golden self-test.
 
@@ -81,8 +81,10 @@ def make_tiny_bundle(
         explanation: kind of head; a multi-layer head for `gap_mlp_relu`; `none` leaves head.safetensors out.
         calibration: manifest value; default Platt (binary), temperature (multiclass), isotonic (multilabel).
         latest: also write `root/latest`.
+        gate: None for a bundle that judges anything; else it has the gate of `tiny_gate`, with these actions in place of its own,
+            and is meant for patients of 1 to 5 years. Such a bundle takes phantoms and refuses other pictures.
     """
-    parts = tiny_parts(name, version, task, explanation, seed, calibration)
+    parts = tiny_parts(name, version, task, explanation, seed, calibration, gate)
     ref = write_tiny(root, parts)
     if latest:
         (root / "latest").write_text(f"{ref}\n", encoding="ascii")
@@ -98,6 +100,7 @@ def write_tiny(root: Path, parts: TinyParts) -> BundleRef:
         reference=parts.reference,
         golden=parts.golden,
         model_card=parts.model_card,
+        gate=parts.gate,
     )
 
 
@@ -108,23 +111,30 @@ def tiny_parts(
     explanation: Explanation = "gap_linear",
     seed: int = 0,
     calibration: Mapping[str, Any] | None = None,
+    gate: Mapping[str, Action] | None = None,
 ) -> TinyParts:
     """The parts of a tiny bundle, in memory. Made once per process and set of arguments."""
-    return _parts(name, version, task, explanation, seed, json.dumps(calibration))
+    return _parts(name, version, task, explanation, seed, json.dumps(calibration), json.dumps(gate))
 
 
 @lru_cache(maxsize=32)
 def _parts(
-    name: str, version: str, task: Task, explanation: Explanation, seed: int, calibration_json: str
+    name: str, version: str, task: Task, explanation: Explanation, seed: int, calibration_json: str, gate_json: str
 ) -> TinyParts:
     network, head = _network(task, explanation, seed)
     fields = _manifest(name, version, task, explanation, seed)
     if calibration_json != "null":
         fields["calibration"] = json.loads(calibration_json)
+    gate: TinyGate | None = None
+    if gate_json != "null":
+        gate = tiny_gate(network, InputSpec.model_validate(fields["input"]), json.loads(gate_json))
+        fields["gate"] = gate.spec
+        fields["intended_use"]["age_years"] = [1, 5]
     manifest = Manifest.model_validate({**fields, "files": {}})
     engine = OnnxRuntimeEngine(network)
+    gate_engine = OnnxRuntimeEngine(gate.parts.network) if gate is not None else None
     candidates = [small_phantom(1_000 + i) for i in range(12)]
-    golden = golden_cases(manifest, engine, choose_phantoms(manifest, engine, candidates, GOLDENS))
+    golden = golden_cases(manifest, engine, choose_phantoms(manifest, engine, candidates, GOLDENS), gate_engine)
     return TinyParts(
         manifest=fields,
         network=network,
@@ -132,6 +142,7 @@ def _parts(
         reference=_reference(manifest, engine),
         golden=golden,
         model_card=f"# {name} {version}\n\nRandom weights, for tests only. Judges nothing.\n",
+        gate=gate.parts if gate is not None else None,
     )
 
 
@@ -140,76 +151,12 @@ def small_phantom(seed: int, *, opacity: bool | None = None) -> NDArray[np.uint8
     return phantom(seed, height=144, width=128, opacity=bool(seed % 2) if opacity is None else opacity)
 
 
-def tiny_network(weights: Weights, *, logits: int, batch: int | str = "batch") -> onnx.ModelProto:
-    """The ONNX model of some weights; tests damage copies of it."""
-    nodes = []
-    value = "image"
-    for i in range(3):
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                [value, f"conv{i}.weight", f"conv{i}.bias"],
-                [f"c{i}"],
-                kernel_shape=[3, 3],
-                strides=[2, 2],
-                pads=[1, 1, 1, 1],
-            )
-        )
-        value = "features" if i == 2 else f"r{i}"
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [value]))
-    nodes.append(helper.make_node("ReduceMean", ["features"], ["gap"], axes=[2, 3], keepdims=0))
-    value = "gap"
-    layers = sum(key.startswith("head") and key.endswith("weight") for key in weights)
-    for i in range(layers):
-        last = i == layers - 1
-        out = "logits" if last else f"h{i}"
-        nodes.append(helper.make_node("Gemm", [value, f"head{i}.weight", f"head{i}.bias"], [out], transB=1))
-        if not last:
-            nodes.append(helper.make_node("Relu", [out], [f"a{i}"]))
-            value = f"a{i}"
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 1, SIZE, SIZE])],
-        [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, logits]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, CHANNELS, GRID, GRID]),
-        ],
-        [numpy_helper.from_array(values, key) for key, values in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-
-
-def random_weights(task: Task, explanation: Explanation, seed: int) -> Weights:
-    """He-scaled random weights of the convolutions, and a head of one layer or two."""
-    rng = np.random.default_rng(seed)
-    weights: Weights = {}
-
-    def layer(key: str, shape: Sequence[int]) -> None:
-        scale = np.sqrt(2.0 / np.prod(shape[1:]))
-        weights[f"{key}.weight"] = (rng.standard_normal(shape) * scale).astype(np.float32)
-        weights[f"{key}.bias"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float32)
-
-    layer("conv0", (8, 1, 3, 3))
-    layer("conv1", (16, 8, 3, 3))
-    layer("conv2", (CHANNELS, 16, 3, 3))
-    widths = [CHANNELS, 12] if explanation == "gap_mlp_relu" else [CHANNELS]
-    widths.append(_logits(task))
-    for i in range(len(widths) - 1):
-        layer(f"head{i}", (widths[i + 1], widths[i]))
-    return weights
-
-
-def _logits(task: Task) -> int:
-    return 1 if task == "binary" else len(CLASSES[task])
-
-
 @lru_cache(maxsize=32)
 def _network(task: Task, explanation: Explanation, seed: int) -> tuple[bytes, Mapping[str, NDArray[np.float32]]]:
     """Network and head; each logit has mean 0 and standard deviation 2 over a dozen phantoms."""
     weights = random_weights(task, explanation, seed)
     manifest = Manifest.model_validate({**_manifest("tiny", "1.0.0", task, explanation, seed), "files": {}})
-    engine = OnnxRuntimeEngine(tiny_network(weights, logits=_logits(task)).SerializeToString())
+    engine = OnnxRuntimeEngine(tiny_network(weights, logits=logit_count(task)).SerializeToString())
     films = [prepare(_film(small_phantom(2_000 + i)), manifest.input).tensor for i in range(12)]
     logits = np.stack([engine.run(film).logits for film in films]).astype(np.float64)
     last = 1 if explanation == "gap_mlp_relu" else 0
@@ -220,7 +167,7 @@ def _network(task: Task, explanation: Explanation, seed: int) -> tuple[bytes, Ma
     head = {key.removeprefix("head"): values for key, values in weights.items() if key.startswith("head")}
     if explanation != "gap_mlp_relu":
         head = {key.removeprefix("0."): values for key, values in head.items()}
-    return tiny_network(weights, logits=_logits(task)).SerializeToString(), MappingProxyType(head)
+    return tiny_network(weights, logits=logit_count(task)).SerializeToString(), MappingProxyType(head)
 
 
 def _film(pixels: NDArray[np.uint8]) -> Radiograph:
@@ -269,7 +216,7 @@ def _manifest(name: str, version: str, task: Task, explanation: Explanation, see
         },
         "network": {
             "architecture": "tiny-3-conv",
-            "logits": _logits(task),
+            "logits": logit_count(task),
             "features": [CHANNELS, GRID, GRID],
             "explanation": explanation,
         },
@@ -289,6 +236,7 @@ def _manifest(name: str, version: str, task: Task, explanation: Explanation, see
             "purpose": "tests of the service",
             "limits": "judges nothing",
         },
+        "gate": None,
         "metrics": [{"name": "auroc", "data": DATA, "value": 0.5, "ci": [0.3, 0.7], "n": REFERENCE_FILMS}],
         "provenance": {
             "git_commit": "0" * 40,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.bundle.manifest import InputSpec
+from app.bundle.input_spec import InputSpec
 from app.domain import Radiograph
 from app.imaging.phantom import phantom
 from app.preprocessing import prepare

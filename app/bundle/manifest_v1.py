@@ -1,0 +1,63 @@
+"""The manifest of bundle format 1, which had no gate, and how it becomes one of format 2. Only read, never written.
+
+The parts it is made of have not changed since; when one does, its old form moves here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.bundle.fields import BundleModel
+from app.bundle.input_spec import InputSpec
+from app.bundle.manifest import (
+    Calibration,
+    ClassName,
+    FileEntry,
+    IntendedUse,
+    Licence,
+    Manifest,
+    Metric,
+    Name,
+    NetworkSpec,
+    OperatingPoint,
+    Provenance,
+    QualityRule,
+    ReviewRule,
+    Semver,
+)
+from app.domain import Task
+
+
+class ManifestV1(BundleModel):
+    """manifest.json of format 1. Whether its parts fit together is checked on the upgraded one."""
+
+    schema_version: Literal[1]
+    name: Name
+    version: Semver
+    task: Task
+    classes: tuple[ClassName, ...] = Field(min_length=2, max_length=256)
+    input: InputSpec
+    network: NetworkSpec
+    calibration: Calibration
+    calibration_chosen_by: str
+    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    default_operating_point: Name
+    review: ReviewRule
+    quality: QualityRule
+    intended_use: IntendedUse
+    metrics: tuple[Metric, ...]
+    provenance: Provenance
+    licence: Licence
+    tolerances: dict[str, Annotated[float, Field(gt=0, le=0.5)]]
+    files: dict[str, FileEntry]
+
+
+def upgrade(old: ManifestV1) -> Manifest:
+    """The same manifest in format 2: without a gate, so that any film is judged, as it always was with this bundle.
+
+    Raises:
+        pydantic.ValidationError: the parts do not fit together.
+    """
+    return Manifest.model_validate({**old.model_dump(), "schema_version": 2, "gate": None})
