@@ -14,6 +14,7 @@ from app.api.install import install
 from app.bundle.store import BundleStore
 from app.errors import CxrError
 from app.imaging.decode import limit_threads
+from app.imaging.dicom.decoders import DecoderPool
 from app.inference.cores import usable_cores
 from app.inference.scheduler import Scheduler
 from app.live import LiveBundles
@@ -44,6 +45,11 @@ def create_app(settings: Settings) -> FastAPI:
         queue_max=settings.queue_max,
         queue_timeout_s=settings.queue_timeout_s,
     )
+    decoder = DecoderPool(
+        size=scheduler.workers,
+        timeout_s=settings.dicom_decode_timeout_s,
+        memory_bytes=settings.dicom_decode_max_bytes,
+    )
     bundles = LiveBundles(
         BundleStore(settings.bundles_dir),
         records,
@@ -53,7 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
             live.manifest, live.bundle.digest, live.engine.info, live.bundle.reference
         ),
     )
-    service = TriageService(settings=settings, records=records, scheduler=scheduler, bundles=bundles, metrics=metrics)
+    service = TriageService(
+        settings=settings, records=records, scheduler=scheduler, bundles=bundles, metrics=metrics, decoder=decoder
+    )
 
     metrics.set_limits(places=scheduler.workers + settings.queue_max, version=version("cxr-triage"))
     metrics.watch(
@@ -61,12 +69,14 @@ def create_app(settings: Settings) -> FastAPI:
         queued=lambda: scheduler.queued,
         running=lambda: scheduler.running,
         audit_healthy=lambda: records.healthy,
+        decoder_restarts=lambda: decoder.restarts,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             try:
+                decoder.warm()
                 bundles.start()
             except CxrError as error:
                 log.error("start_refused", reason=str(error))  # noqa: TRY400 - the server logs the traceback
@@ -78,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
             await scheduler.drain(settings.drain_s)
             bundles.stop()
             scheduler.close()
+            decoder.close()
             records.close()
             log.info("stopped")
 

@@ -22,14 +22,14 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.bundle.manifest import Manifest
 from app.domain import STATISTICS, EngineInfo, InputStatistics, Judgement
 from app.errors import ERROR_TABLE
 
-STAGES = frozenset({"decode", "preprocess", "network", "decide", "explain", "audit"})
+STAGES = frozenset({"decode", "preprocess", "gate", "network", "decide", "explain", "objects", "audit"})
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 _REQUEST_S = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -89,6 +89,11 @@ class Metrics:
             "cxr_predictions_total",
             "Recorded answers, by bundle, decided label and operating point.",
             ["bundle", "label", "operating_point"],
+            registry=r,
+        )
+        self._repeats = Counter(
+            "cxr_repeated_requests_total",
+            "Films that were answered before, by their Idempotency-Key; not counted as predictions again.",
             registry=r,
         )
         self._positives = Counter(
@@ -175,6 +180,10 @@ class Metrics:
         """One image that was not judged."""
         self._refusals.labels(_known(code)).inc()
 
+    def observe_repeat(self) -> None:
+        """One film that was answered before."""
+        self._repeats.inc()
+
     def observe_judgement(self, judgement: Judgement, ref: object, reference: Mapping[str, NDArray[Any]]) -> None:
         """One recorded answer.
 
@@ -229,6 +238,7 @@ class Metrics:
         queued: Callable[[], int] | None = None,
         running: Callable[[], int] | None = None,
         audit_healthy: Callable[[], bool] | None = None,
+        decoder_restarts: Callable[[], int] | None = None,
     ) -> None:
         """Ask these at every scrape; each must be quick and must not block."""
         watched: tuple[tuple[Gauge, Callable[[], int] | None], ...] = (
@@ -240,6 +250,8 @@ class Metrics:
         for gauge, ask in watched:
             if ask is not None:
                 gauge.set_function(ask)
+        if decoder_restarts is not None:
+            self._registry.register(_DecoderRestarts(decoder_restarts))
 
     def set_limits(self, *, places: int, version: str) -> None:
         """What does not change while the process lives."""
@@ -257,6 +269,20 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The text exposition format and its content type."""
         return generate_latest(_WithoutCreated(self._registry)), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _DecoderRestarts(Collector):
+    """A count that is kept elsewhere."""
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "cxr_dicom_decoder_restarts",
+            "Decoder processes that were replaced: crashed, too slow, or out of memory.",
+            value=self._ask(),
+        )
 
 
 class _WithoutCreated(Collector):

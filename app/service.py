@@ -1,14 +1,15 @@
 """TriageService: the only place that orders the steps of a request. Knows nothing of HTTP.
 
-A film is judged as one job on a worker thread (`judging`); the audit event is durable before the answer is returned; metrics follow
-and cannot fail a request.
+A film is judged as one job on a worker thread (`judging`), its result objects are made there too (`reporting`); the audit event is
+durable before the answer is returned; metrics follow and cannot fail a request.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -19,27 +20,53 @@ from app.bundle.manifest import Manifest, OperatingPoint
 from app.domain import ActivationMap, Judgement, Principal
 from app.errors import ConflictError, InternalError, RequestError, UnavailableError
 from app.imaging.decode import ImageLimits
+from app.imaging.dicom.frame import FrameDecoder
 from app.inference.scheduler import Admission, Scheduler
 from app.judging import Buffer, Contour, Drawn, ExplainOptions, Limits, Refusal, judge
 from app.live import LiveBundle, LiveBundles
 from app.metrics import Metrics
-from app.records import AuditEvent, EventId, PredictionRecord, PredictionWindow, Records
+from app.records import AuditEvent, EventId, KeyUse, PredictionRecord, PredictionWindow, Records, Repeated
+from app.reporting import Objects, drawing_for, with_objects
+from app.results import ResultKind
 from app.settings import Settings
 
 log = structlog.get_logger("cxr.service")
 
 
 @dataclass(frozen=True)
+class IdempotencyKey:
+    """text: the client's; asked: everything beside the film that decides the answer (route, options, form of the answer)."""
+
+    text: str = field(repr=False)
+    asked: str
+
+    def fingerprint(self, sha256: str) -> str:
+        """Hex digest of the whole request. sha256: of the film."""
+        return hashlib.sha256(f"{sha256} {self.asked}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, and by which name the request goes; key: the client may send it again and expects one answer."""
+
+    principal: Principal
+    request_id: str
+    key: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True)
 class PredictOptions:
-    """operating_point: a name of the serving bundle, None = its default; explain: add the map of the decided class."""
+    """operating_point: a name of the serving bundle, None = its default; explain: add the map of the decided class;
+    objects: result objects to be made of the answer."""
 
     operating_point: str | None = None
     explain: bool = False
+    objects: tuple[ResultKind, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A recorded answer to one film."""
+    """A recorded answer to one film. replayed: the first answer's request id stands here, and `event` only names that answer."""
 
     request_id: str
     digest: str
@@ -47,6 +74,8 @@ class Answer:
     point: OperatingPoint
     judgement: Judgement
     event: EventId
+    objects: Objects = field(default_factory=dict, repr=False)
+    replayed: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,11 +98,11 @@ class Readiness:
 class _Question:
     """What a caller wants to know about one film."""
 
-    kind: Literal["predict", "gradcam"]
-    principal: Principal
-    request_id: str
+    kind: Literal["predict", "report", "gradcam"]
+    asker: Asker
     operating_point: str | None
     wanted: ExplainOptions | None
+    objects: tuple[ResultKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,24 @@ class _Ask:
     question: _Question
     live: LiveBundle
     point: OperatingPoint
+    wanted: ExplainOptions | None
+
+    @property
+    def use(self) -> KeyUse | None:
+        asker = self.question.asker
+        if asker.key is None:
+            return None
+        return KeyUse(asker.principal.key_id, asker.key.text, self.live.bundle.digest)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a worker made of a film, under which request id and when."""
+
+    drawn: Drawn
+    objects: Objects
+    request_id: str
+    judged_at: datetime
 
 
 class TriageService:
@@ -94,18 +141,32 @@ class TriageService:
         scheduler: worker threads and their bounded queue.
         bundles: the live bundle and its activation.
         metrics: observed after the answer is recorded; their failure is logged, never raised.
+        decoder: of compressed DICOM pixel data.
     """
 
     def __init__(
-        self, *, settings: Settings, records: Records, scheduler: Scheduler, bundles: LiveBundles, metrics: Metrics
+        self,
+        *,
+        settings: Settings,
+        records: Records,
+        scheduler: Scheduler,
+        bundles: LiveBundles,
+        metrics: Metrics,
+        decoder: FrameDecoder | None = None,
     ) -> None:
         self._settings = settings
         self._records = records
         self._scheduler = scheduler
         self._bundles = bundles
         self._metrics = metrics
-        image = ImageLimits(min_px=settings.image_min_px, max_px=settings.image_max_px)
-        self._limits = Limits(image, settings.overlay_max_px)
+        image = ImageLimits(
+            min_px=settings.image_min_px,
+            max_px=settings.image_max_px,
+            dicom_max_px=settings.dicom_max_px,
+            dicom_max_bytes=settings.dicom_max_bytes,
+            max_bytes=settings.upload_max_bytes,
+        )
+        self._limits = Limits(image, settings.overlay_max_px, decoder)
         self._draining = False
 
     # readiness and admission
@@ -142,26 +203,34 @@ class TriageService:
             raise UnavailableError("not_ready", retry_after_s=5, reason="no verified bundle is loaded")
         return current
 
-    # the two clinical questions
+    # the clinical questions
 
-    async def predict(
-        self, data: Buffer, principal: Principal, request_id: str, options: PredictOptions, admission: Admission
-    ) -> Answer:
+    async def predict(self, data: Buffer, asker: Asker, options: PredictOptions, admission: Admission) -> Answer:
         """Judge one film and record the answer.
 
         Raises:
             RequestError, ImageError, RefusedError: the request's or the film's fault; a refused film is recorded.
             UnavailableError: overloaded, not ready, or the audit store is away (then no answer is given).
         """
-        wanted = ExplainOptions(output="json") if options.explain else None
-        question = _Question("predict", principal, request_id, options.operating_point, wanted)
+        wanted = ExplainOptions(output="json") if options.explain and not options.objects else None
+        question = _Question("predict", asker, options.operating_point, wanted, options.objects)
+        return (await self._answer(data, question, admission))[1]
+
+    async def report(self, data: Buffer, asker: Asker, options: PredictOptions, admission: Admission) -> Answer:
+        """As `predict`, for a caller who wants the result objects and not the numbers."""
+        question = _Question("report", asker, options.operating_point, None, options.objects)
         return (await self._answer(data, question, admission))[1]
 
     async def explain(
-        self, data: Buffer, principal: Principal, request_id: str, options: ExplainOptions, admission: Admission
+        self,
+        data: Buffer,
+        asker: Asker,
+        options: ExplainOptions,
+        admission: Admission,
+        objects: tuple[ResultKind, ...] = (),
     ) -> Explanation:
         """Judge one film and explain the judgement. Raises as `predict`, and ConflictError where nothing can be explained."""
-        question = _Question("gradcam", principal, request_id, options.operating_point, options)
+        question = _Question("gradcam", asker, options.operating_point, options, objects)
         drawn, answer = await self._answer(data, question, admission)
         return Explanation(answer, drawn.contours, drawn.captions, drawn.picture)
 
@@ -185,13 +254,19 @@ class TriageService:
 
     async def _answer(self, data: Buffer, question: _Question, admission: Admission) -> tuple[Drawn, Answer]:
         """Judge on a worker; record what is decided, refused or broken before the client hears of it."""
-        key_id = question.principal.key_id
-        facts: dict[str, Any] = {"request_id": question.request_id, "route": question.kind, "bytes": len(data)}
+        asker = question.asker
+        key_id = asker.principal.key_id
+        facts: dict[str, Any] = {"request_id": asker.request_id, "route": question.kind, "bytes": len(data)}
         try:
             ask = _settled(question, self.live)
-            drawn = await self._scheduler.run(
-                lambda: judge(data, ask.live, ask.point, question.wanted, self._limits), admission
-            )
+            first = None if ask.use is None else await self._records.first_use(ask.use)
+            made = await self._scheduler.run(lambda: _made(data, ask, first, self._limits), admission)
+            begun = time.perf_counter()
+            event, repeated = await self._record(made, ask)
+            audit_ms = (time.perf_counter() - begun) * 1e3
+            if repeated is not None and first is None:  # another request with this key was recorded meanwhile
+                drawn = made.drawn
+                made = await self._scheduler.run(lambda: _stamped(drawn, ask, repeated), admission)
         except Refusal as refusal:
             error = refusal.error
             self._metrics.observe_refusal(error.code)
@@ -209,37 +284,87 @@ class TriageService:
             log.exception("request_failed", route=question.kind)
             await self._records.record(AuditEvent("internal_error", key_id, facts))
             raise InternalError from error
-        return drawn, await self._recorded(drawn.judgement, ask)
+        answer = _recorded(made, ask, event, audit_ms, replayed=repeated is not None)
+        self._observe(answer, ask.live)
+        return made.drawn, answer
 
-    async def _recorded(self, judgement: Judgement, ask: _Ask) -> Answer:
+    async def _record(self, made: _Made, ask: _Ask) -> tuple[EventId, Repeated | None]:
         """Make the answer durable. A prediction has its own row; an explanation's decision stands in its event."""
-        kind, key_id, request_id = ask.question.kind, ask.question.principal.key_id, ask.question.request_id
-        record = prediction_record(judgement, ask.live, ask.question.principal, request_id)
-        begun = time.perf_counter()
-        if kind == "predict":
-            event = await self._records.record(AuditEvent(kind, key_id, {"request_id": request_id}), prediction=record)
-        else:
-            payload = {**record.as_payload(), "explained": [_map_facts(m) for m in judgement.maps]}
-            event = await self._records.record(AuditEvent(kind, key_id, payload))
-        timing = {**judgement.timing_ms, "audit": (time.perf_counter() - begun) * 1e3}
-        judgement = replace(judgement, timing_ms=timing)
+        judgement, asker, kind = made.drawn.judgement, ask.question.asker, ask.question.kind
+        row = PredictionRecord.of(
+            judgement, ask.live.manifest, ask.live.bundle.digest, asker.principal, asker.request_id
+        )
+        facts: dict[str, Any] = {"objects": list(made.objects)} if made.objects else {}
+        if kind == "gradcam" or (made.objects and judgement.maps):
+            facts["explained"] = [_map_facts(m) for m in judgement.maps]
+        prediction = None if kind == "gradcam" else row
+        facts |= row.as_payload() if prediction is None else {}
+        event = AuditEvent(kind, asker.principal.key_id, {"request_id": asker.request_id, **facts})
+        source = judgement.radiograph.source
+        if asker.key is None or ask.use is None:
+            return await self._records.record(event, prediction=prediction, source=source), None
+        fingerprint = asker.key.fingerprint(judgement.radiograph.sha256)
+        return await self._records.record_once(
+            event, ask.use, fingerprint, made.judged_at, prediction=prediction, source=source
+        )
+
+    def _observe(self, answer: Answer, live: LiveBundle) -> None:
+        """A film counts once, however often its answer is asked for."""
         try:
-            self._metrics.observe_judgement(judgement, ask.live.ref, ask.live.bundle.reference)
+            if answer.replayed:
+                self._metrics.observe_repeat()
+            else:
+                self._metrics.observe_judgement(answer.judgement, live.ref, live.bundle.reference)
         except Exception:  # metrics cannot fail a request
             log.exception("metrics_failed")
-        return Answer(request_id, ask.live.bundle.digest, ask.live.manifest, ask.point, judgement, event)
+
+
+def _made(data: Buffer, ask: _Ask, first: Repeated | None, limits: Limits) -> _Made:
+    """On a worker: judge, and make the objects.
+
+    Raises:
+        RequestError: idempotency_key_reused. Refusal: the film was refused.
+    """
+    key = ask.question.asker.key
+    if first is not None and key is not None:
+        first.check(key.fingerprint(hashlib.sha256(data).hexdigest()))
+    return _stamped(judge(data, ask.live, ask.point, ask.wanted, limits), ask, first)
+
+
+def _stamped(drawn: Drawn, ask: _Ask, first: Repeated | None) -> _Made:
+    """The objects of a judgement; those of a repeated request say when and by which request it was answered first."""
+    request_id = first.request_id if first else ask.question.asker.request_id
+    judged_at = first.judged_at if first else datetime.now(UTC)
+    drawn, objects = with_objects(
+        drawn, ask.question.objects, ask.live, ask.point, request_id=request_id, judged_at=judged_at
+    )
+    return _Made(drawn, objects, request_id, judged_at)
+
+
+def _recorded(made: _Made, ask: _Ask, event: EventId, audit_ms: float, *, replayed: bool) -> Answer:
+    judgement = made.drawn.judgement
+    return Answer(
+        request_id=made.request_id,
+        digest=ask.live.bundle.digest,
+        manifest=ask.live.manifest,
+        point=ask.point,
+        judgement=replace(judgement, timing_ms={**judgement.timing_ms, "audit": audit_ms}),
+        event=event,
+        objects=made.objects,
+        replayed=replayed,
+    )
 
 
 def _settled(question: _Question, live: LiveBundle) -> _Ask:
     """Raises: RequestError for an operating point or target that the bundle has not; ConflictError where there are no heat maps."""
-    wanted, manifest = question.wanted, live.manifest
+    wanted, manifest = question.wanted or drawing_for(question.objects, live), live.manifest
     point = _operating_point(manifest, question.operating_point)
     if wanted is not None:
         if wanted.target is not None and wanted.target not in manifest.classes:
             raise RequestError("unknown_target", known=", ".join(manifest.classes))
         if not live.head.available:
             raise ConflictError("explanation_unavailable", what="heat maps")
-    return _Ask(question, live, point)
+    return _Ask(question, live, point, wanted)
 
 
 def _operating_point(manifest: Manifest, name: str | None) -> OperatingPoint:
@@ -263,33 +388,3 @@ def _drift_window(window: PredictionWindow) -> drift.DriftWindow:
 
 def _map_facts(heat: ActivationMap) -> Mapping[str, Any]:
     return {"target": heat.target, "method": heat.method, "no_positive_evidence": heat.no_positive_evidence}
-
-
-def prediction_record(
-    judgement: Judgement, live: LiveBundle, principal: Principal, request_id: str
-) -> PredictionRecord:
-    """The row of one answer: what was seen (numbers only), what was decided, by which bundle and engine, for which key."""
-    decision, film = judgement.decision, judgement.radiograph
-    return PredictionRecord(
-        request_id=request_id,
-        key_id=principal.key_id,
-        bundle_name=live.manifest.name,
-        bundle_version=live.manifest.version,
-        bundle_digest=live.bundle.digest,
-        engine=f"{judgement.engine.name} {judgement.engine.version}",
-        precision=judgement.engine.precision,
-        image_sha256=film.sha256,
-        image_format=film.format,
-        statistics=judgement.statistics,
-        task=decision.task,
-        label=decision.label,
-        positive=decision.positive,
-        confidence=decision.confidence,
-        probabilities={c.name: c.probability for c in decision.classes},
-        margins={c.name: c.margin for c in decision.classes},
-        operating_point=decision.operating_point,
-        review_reasons=tuple(str(r) for r in decision.review_reasons),
-        warnings=tuple(n.code for n in judgement.notices),
-        projection=tuple(float(x) for x in judgement.feature_projection),
-        latency_ms=sum(judgement.timing_ms.values()),
-    )

@@ -81,7 +81,14 @@ def fill(metrics: Metrics) -> None:
     metrics.observe_judgement(judgement(), "tiny/1.0.0", REFERENCE)
     metrics.serve_bundle(MANIFEST, "ab" * 32, ENGINE, REFERENCE)
     metrics.observe_judgement(judgement(), "tiny/1.0.0", REFERENCE)
-    metrics.watch(ready=lambda: True, queued=lambda: 3, running=lambda: 2, audit_healthy=lambda: False)
+    metrics.observe_repeat()
+    metrics.watch(
+        ready=lambda: True,
+        queued=lambda: 3,
+        running=lambda: 2,
+        audit_healthy=lambda: False,
+        decoder_restarts=lambda: 4,
+    )
     metrics.set_limits(places=34, version="0.1.0")
     metrics.observe_audit_commit(4, 0.003)
     metrics.observe_audit_failure()
@@ -174,11 +181,15 @@ def test_labels_are_bounded(
 
 
 def test_state_is_asked_at_the_scrape(registry: CollectorRegistry, metrics: Metrics) -> None:
-    now = {"queued": 3, "ready": False}
-    metrics.watch(ready=lambda: bool(now["ready"]), queued=lambda: now["queued"])
+    now = {"queued": 3, "ready": False, "restarts": 0}
+    metrics.watch(
+        ready=lambda: bool(now["ready"]), queued=lambda: now["queued"], decoder_restarts=lambda: now["restarts"]
+    )
+    assert registry.get_sample_value("cxr_dicom_decoder_restarts_total") == 0
     assert registry.get_sample_value("cxr_queue_images", {"state": "queued"}) == 3
     assert registry.get_sample_value("cxr_ready") == 0
-    now.update(queued=5, ready=True)
+    now.update(queued=5, ready=True, restarts=2)
+    assert registry.get_sample_value("cxr_dicom_decoder_restarts_total") == 2
     assert registry.get_sample_value("cxr_queue_images", {"state": "queued"}) == 5
     assert registry.get_sample_value("cxr_ready") == 1
 

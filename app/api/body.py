@@ -4,34 +4,37 @@ Nothing is ever spooled to disk and no file name is kept. A file is a memoryview
 The limits of one request: bytes per file and per body, files (`batch_max`, or 1), 8 headers and 4 kB of headers a part, 70 bytes of
 boundary, a deadline; of all requests together: `InFlight`. Parts with another name are refused: an option sent as a form field
 would otherwise be lost without a word, and a field with personal data would be taken in.
+
+DICOM films have larger limits. A file is taken for one by its bytes alone (PS3.10 section 7.1: `DICM` after a preamble of 128 bytes),
+and until they have been seen the limits of JPEG and PNG hold, so that a declared length by itself takes no memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from app.api.memory import Buffer, Hold
 from app.api.policy import Body
-from app.errors import RequestError, UnavailableError
+from app.errors import RequestError
 from app.settings import Settings
 
-RAW_TYPES = frozenset({"image/jpeg", "image/png", "application/dicom"})
+DICOM = "application/dicom"
+RAW_TYPES = frozenset({"image/jpeg", "image/png", DICOM})
+MAGIC_END = 132  # a DICOM file has `DICM` before this byte
 MULTIPART = "multipart/form-data"
 HEADERS_PER_PART = 8
 HEADER_BYTES_PER_PART = 4_096
 PART_OVERHEAD_BYTES = 8_192  # what one part may add to its file: headers, boundaries
 PADDING_BYTES = 256  # blanks a client may put after a boundary; the parser walks them one by one
 DELIMITERS_MAX = 64  # boundaries beyond one a file; a real boundary does not occur in a file (RFC 2046 section 5.1.1)
-GROWTH_BYTES = 262_144  # first step of a body of unknown length
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")  # RFC 2046 section 5.1.1
 _PLAIN_ENCODINGS = frozenset({b"binary", b"8bit", b"7bit"})
 
@@ -44,80 +47,48 @@ class ClientGoneError(Exception):
 
 @dataclass(frozen=True)
 class BodyRule:
-    """What one route takes. part: name of a file's part; raw: the body may be the image itself."""
+    """What one route takes. part: name of a file's part; raw: the body may be the image itself.
+
+    file_max_bytes: of a JPEG or PNG; request_max_bytes: of everything in a body that is not a DICOM file.
+    dicom_max_bytes: of a DICOM file; body_max_bytes: of a body with DICOM files.
+    """
 
     part: str
     files_max: int
     file_max_bytes: int
     request_max_bytes: int
+    dicom_max_bytes: int
+    body_max_bytes: int
     deadline_s: float
     raw: bool
 
+    def file_limit(self, *, dicom: bool) -> int:
+        return max(self.dicom_max_bytes, self.file_max_bytes) if dicom else self.file_max_bytes
+
 
 def rules(settings: Settings) -> Mapping[Body, BodyRule]:
-    """The rule of each kind of body."""
+    """The rule of each kind of body. A batch with DICOM films may take half of what all requests together may hold."""
     single = settings.upload_max_bytes + PART_OVERHEAD_BYTES
-    return {
-        Body.IMAGE: BodyRule("file", 1, settings.upload_max_bytes, single, settings.body_deadline_s, raw=True),
-        Body.BATCH: BodyRule(
-            "files",
-            settings.batch_max,
-            settings.upload_max_bytes,
-            settings.batch_max_bytes,
-            settings.body_deadline_s,
-            raw=False,
-        ),
-    }
-
-
-class InFlight:
-    """Body bytes held by all requests together. Used on the event loop only.
-
-    Args:
-        limit: most bytes at one time.
-        observe: told of every change; for the gauge.
-    """
-
-    def __init__(self, limit: int, observe: Callable[[int], None] = lambda _: None) -> None:
-        self._limit = limit
-        self._observe = observe
-        self.held = 0
-
-    def hold(self) -> Hold:
-        """A request's share, empty at first; a context manager that gives it back."""
-        return Hold(self)
-
-    def change(self, count: int) -> None:
-        """Take (or, negative, give back) bytes.
-
-        Raises:
-            UnavailableError: `overloaded`; nothing was taken.
-        """
-        if count > 0 and self.held + count > self._limit:
-            raise UnavailableError("overloaded", retry_after_s=1.0)
-        self.held += count
-        self._observe(self.held)
-
-
-class Hold:
-    """One request's share of `InFlight`."""
-
-    def __init__(self, shared: InFlight) -> None:
-        self._shared = shared
-        self._held = 0
-
-    def take(self, count: int) -> None:
-        self._shared.change(count)
-        self._held += count
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._shared.change(-self._held)
-        self._held = 0
+    single_dicom = max(settings.dicom_max_bytes, settings.upload_max_bytes) + PART_OVERHEAD_BYTES
+    image = BodyRule(
+        part="file",
+        files_max=1,
+        file_max_bytes=settings.upload_max_bytes,
+        request_max_bytes=single,
+        dicom_max_bytes=settings.dicom_max_bytes,
+        body_max_bytes=single_dicom,
+        deadline_s=settings.body_deadline_s,
+        raw=True,
+    )
+    batch = replace(
+        image,
+        part="files",
+        files_max=settings.batch_max,
+        request_max_bytes=settings.batch_max_bytes,
+        body_max_bytes=max(settings.batch_max_bytes, single_dicom, settings.in_flight_max_bytes // 2),
+        raw=False,
+    )
+    return {Body.IMAGE: image, Body.BATCH: batch}
 
 
 def declared_length(headers: Headers) -> int | None:
@@ -172,8 +143,8 @@ async def read_files(headers: Headers, receive: Receive, rule: BodyRule, hold: H
         async with asyncio.timeout(rule.deadline_s):
             async for chunk in _chunks(receive):
                 received += len(chunk)
-                if received > rule.request_max_bytes:
-                    raise RequestError("payload_too_large", what="body", limit=rule.request_max_bytes)
+                if received > rule.body_max_bytes:
+                    raise _body_too_large(rule.body_max_bytes)
                 sink.write(chunk)
     except TimeoutError:
         raise RequestError("body_timeout", limit_s=rule.deadline_s) from None
@@ -198,56 +169,39 @@ def _sink(headers: Headers, length: int | None, rule: BodyRule, hold: Hold) -> _
     media, options = parse_options_header(headers.get("content-type", ""))
     kind = media.decode("latin-1")
     if kind == MULTIPART:
-        return _Multipart(
-            options.get(b"boundary", b"").decode("latin-1"), rule, _Buffer(length, rule.request_max_bytes, hold)
-        )
+        buffer = Buffer(length, rule.request_max_bytes, rule.body_max_bytes, hold)
+        return _Multipart(options.get(b"boundary", b"").decode("latin-1"), rule, length, buffer)
     if rule.raw and kind in RAW_TYPES:
-        if length is not None and length > rule.file_max_bytes:
-            raise RequestError("payload_too_large", what="image", limit=rule.file_max_bytes)
-        return _Raw(rule, _Buffer(length, rule.file_max_bytes, hold))
+        limit = rule.file_limit(dicom=kind == DICOM)
+        if length is not None and length > limit:
+            raise _too_large("image", limit)
+        return _Raw(rule, limit, Buffer(length, rule.file_max_bytes, limit, hold))
     raise RequestError("unsupported_media_type")
 
 
-class _Buffer:
-    """One bytearray: of the declared length, or growing by doubling up to the limit. Charged before it is allocated."""
+def _too_large(what: str, limit: int) -> RequestError:
+    return RequestError("payload_too_large", what=what, limit=limit)
 
-    def __init__(self, length: int | None, limit: int, hold: Hold) -> None:
-        size = min(GROWTH_BYTES, limit) if length is None else length
-        hold.take(size)
-        self._hold = hold
-        self._limit = limit
-        self._view = memoryview(bytearray(size))
-        self.used = 0
 
-    def append(self, data: bytes, start: int, end: int) -> None:
-        needed = self.used + end - start
-        if needed > len(self._view):
-            self._grow(needed)
-        self._view[self.used : needed] = memoryview(data)[start:end]
-        self.used = needed
-
-    def _grow(self, needed: int) -> None:
-        size = max(needed, min(2 * len(self._view), self._limit))
-        self._hold.take(size - len(self._view))
-        larger = memoryview(bytearray(size))
-        larger[: self.used] = self._view[: self.used]
-        self._view = larger
-
-    def view(self, start: int, end: int) -> memoryview:
-        """The bytes [start, end), read-only, without a copy."""
-        return self._view[start:end].toreadonly()
+def _body_too_large(limit: int) -> RequestError:
+    return _too_large("body", limit)
 
 
 class _Raw:
-    """The body is the image."""
+    """The body is the image. limit: what its declared type allows; above the limit of JPEG and PNG its bytes must say so too."""
 
-    def __init__(self, rule: BodyRule, buffer: _Buffer) -> None:
+    def __init__(self, rule: BodyRule, limit: int, buffer: Buffer) -> None:
         self._rule = rule
+        self._limit = limit
         self._buffer = buffer
 
     def write(self, chunk: bytes) -> None:
-        if self._buffer.used + len(chunk) > self._rule.file_max_bytes:
-            raise RequestError("payload_too_large", what="image", limit=self._rule.file_max_bytes)
+        used = self._buffer.used + len(chunk)
+        if used > self._rule.file_max_bytes:
+            dicom = _is_dicom(self._buffer.view(0, self._buffer.used), chunk)
+            limit = self._limit if dicom else self._rule.file_max_bytes
+            if used > limit:
+                raise _too_large("image", limit)
         self._buffer.append(chunk, 0, len(chunk))
 
     def finish(self) -> tuple[File, ...]:
@@ -256,14 +210,22 @@ class _Raw:
         return (self._buffer.view(0, self._buffer.used),)
 
 
+def _is_dicom(head: memoryview, following: bytes | memoryview) -> bool:
+    """Whether a file that is kept in part begins as DICOM; `following` are the bytes that come next."""
+    return (bytes(head[:MAGIC_END]) + bytes(following[:MAGIC_END]))[MAGIC_END - 4 : MAGIC_END] == b"DICM"
+
+
 class _Multipart:
     """Collects the parts of multipart/form-data (RFC 7578) from python-multipart's callbacks, which slice the chunk they got."""
 
-    def __init__(self, boundary: str, rule: BodyRule, buffer: _Buffer) -> None:
+    def __init__(self, boundary: str, rule: BodyRule, length: int | None, buffer: Buffer) -> None:
         if not _BOUNDARY.fullmatch(boundary):
             raise RequestError("malformed_multipart", what="its boundary must be 1 to 70 characters of RFC 2046")
         self._rule = rule
         self._buffer = buffer
+        self._length = length or 0
+        self._received = self._dicom_bytes = 0
+        self._dicom: bool | None = None  # of the part that is being read; None before its first 132 bytes
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._files: list[tuple[int, int] | RequestError] = []
         self._parser = MultipartParser(
@@ -298,6 +260,9 @@ class _Multipart:
             self._padding += len(chunk)
             if self._padding > PADDING_BYTES:
                 raise RequestError("malformed_multipart", what="blanks follow a boundary")
+        self._received += len(chunk)
+        if self._received - self._dicom_bytes > self._rule.request_max_bytes:
+            raise _body_too_large(self._rule.request_max_bytes)
 
     def finish(self) -> tuple[File, ...]:
         if not self._ended:
@@ -324,6 +289,7 @@ class _Multipart:
         self._start = self._buffer.used
         self._header_bytes = 0
         self._too_large = self._named = False
+        self._dicom = None
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._charge_header(end - start)
@@ -360,14 +326,26 @@ class _Multipart:
             raise RequestError("too_many_files", limit=self._rule.files_max)
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
+        size = self._buffer.used - self._start + end - start
+        if self._dicom is None and size >= MAGIC_END:
+            self._decide(_is_dicom(self._buffer.view(self._start, self._buffer.used), memoryview(data)[start:end]))
+            self._dicom_bytes += size if self._dicom else 0
+        elif self._dicom:
+            self._dicom_bytes += end - start
         if self._too_large:
             return
-        if self._buffer.used + end - start - self._start > self._rule.file_max_bytes:
+        if size > self._rule.file_limit(dicom=bool(self._dicom)):
             if self._rule.files_max == 1:
                 raise self._file_too_large()
             self._too_large = True
         else:
             self._buffer.append(data, start, end)
+
+    def _decide(self, dicom: bool) -> None:
+        """The part is DICOM or not. A body that can hold only this file, and is not DICOM, need not be read to its declared end."""
+        self._dicom = dicom
+        if not dicom and self._rule.files_max == 1 and self._length > self._rule.request_max_bytes:
+            raise _body_too_large(self._rule.request_max_bytes)
 
     def _part_end(self) -> None:
         self._files.append(self._file_too_large() if self._too_large else (self._start, self._buffer.used))
@@ -376,4 +354,4 @@ class _Multipart:
         self._ended = True
 
     def _file_too_large(self) -> RequestError:
-        return RequestError("payload_too_large", what="file", limit=self._rule.file_max_bytes)
+        return _too_large("file", self._rule.file_limit(dicom=bool(self._dicom)))

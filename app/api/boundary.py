@@ -130,7 +130,7 @@ class Boundary:
         if call.caller is not None and policy.roles is not None and call.caller.role not in policy.roles:
             raise ForbiddenError
         rule = self._rules.get(policy.body)
-        check_length(call.headers, rule.request_max_bytes if rule else 0)
+        check_length(call.headers, rule.body_max_bytes if rule else 0)
         if call.caller is not None:
             await self._rate.spend(call.caller.key_id)
         if query:

@@ -15,9 +15,11 @@ from pydantic import BaseModel
 
 from app.api.body import MULTIPART, RAW_TYPES
 from app.api.examples import EXAMPLES
+from app.api.idempotency import HEADER, REPLAYED
+from app.api.objects import FACTS, FORMS, RELATED
 from app.api.policy import POLICIES, Policy
 from app.api.problems import MEDIA_TYPE, TYPE_PREFIX
-from app.api.schemas import GradcamAnswer, Problem
+from app.api.schemas import GradcamAnswer, PredictAnswer, Problem
 from app.errors import ERROR_TABLE
 
 GUARDED = ("unauthenticated", "forbidden", "rate_limited")
@@ -26,6 +28,34 @@ NOT_READY = ("not_ready",)
 RECORDED = ("not_ready", "audit_unavailable", "internal_error")
 NEGOTIATED = ("not_acceptable",)
 EXPLAINED = ("explanation_unavailable", "unknown_target")
+OBJECTS = ("dicom_source_required",)
+DICOM_FILES = (
+    "malformed_dicom",
+    "executable_preamble",
+    "dicom_without_image",
+    "unsupported_transfer_syntax",
+    "unsupported_pixel_format",
+    "multi_frame_image",
+    "undecodable_image",
+)
+REFUSED = (
+    "too_small",
+    "blank_image",
+    "unsupported_modality",
+    "unsupported_body_part",
+    "lateral_view",
+    "unsupported_view",
+    "patient_age_out_of_range",
+    "burned_in_annotation",
+    "not_for_presentation",
+    "not_a_chest_radiograph",
+    "rotated_image",
+    "inverted_image",
+    "cropped_image",
+    "under_exposed",
+    "over_exposed",
+    "low_contrast",
+)
 UPLOADED = (
     *GUARDED,
     *QUERY,
@@ -43,8 +73,9 @@ UPLOADED = (
     "unsupported_format",
     "animated_image",
     "unsupported_color",
-    "too_small",
-    "blank_image",
+    *DICOM_FILES,
+    *REFUSED,
+    "idempotency_key_reused",
     "overloaded",
     *RECORDED,
 )
@@ -60,14 +91,29 @@ def image_body() -> dict[str, Any]:
     """One film: a multipart part named `file`, or the body itself."""
     part = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}, "additionalProperties": False}
     raw = {media_type: {"schema": _BINARY} for media_type in sorted(RAW_TYPES)}
-    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": part}, **raw}}}
+    return _with_key({"requestBody": {"required": True, "content": {MULTIPART: {"schema": part}, **raw}}})
 
 
 def batch_body() -> dict[str, Any]:
     """Several films: multipart parts named `files`."""
     files = {"type": "array", "items": _BINARY, "minItems": 1}
     form = {"type": "object", "required": ["files"], "properties": {"files": files}, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}}
+    return _with_key({"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}})
+
+
+def _with_key(operation: dict[str, Any]) -> dict[str, Any]:
+    """A request that may be sent again."""
+    parameter = {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        "description": (
+            "A name of the sender's for this request. Sent again by the same key with the same film, options and form of answer, it is "
+            f"answered as the same request (`{REPLAYED}: true`) and recorded as one prediction, as long as the same bundle is live."
+        ),
+    }
+    return {**operation, "parameters": [parameter]}
 
 
 def json_answer(model: type[BaseModel], *, html: bool = False) -> dict[str, Any]:
@@ -78,24 +124,37 @@ def json_answer(model: type[BaseModel], *, html: bool = False) -> dict[str, Any]
 
 def picture_answer() -> dict[str, Any]:
     """The successful answer of a route that draws; the headers say what a picture cannot."""
-    names = (
-        "CXR-Bundle",
-        "CXR-Label",
-        "CXR-Target",
-        "CXR-No-Positive-Evidence",
-        "CXR-Review-Required",
-        "CXR-Film-Size",
-    )
     return {
         "model": GradcamAnswer,
         "description": "The film with the heat map on it, or the map in numbers.",
-        "headers": {name: {"schema": {"type": "string"}} for name in names},
+        "headers": _headers(*FACTS, "CXR-Target", "CXR-No-Positive-Evidence", REPLAYED),
         "content": {
             "image/png": {"schema": _BINARY},
             "image/jpeg": {"schema": _BINARY},
+            "application/dicom": {"schema": _BINARY},
             "application/json": {},
         },
     }
+
+
+def predict_answer() -> dict[str, Any]:
+    """The successful answer of the route that judges: the numbers, or one object by Accept."""
+    answer = json_answer(PredictAnswer)
+    content = {form: {"schema": _BINARY} for form, kind in FORMS.items() if kind is not None}
+    return {**answer, "headers": _headers(*FACTS, REPLAYED), "content": answer["content"] | content}
+
+
+def related_answer() -> dict[str, Any]:
+    """The successful answer of the route that makes objects."""
+    return {
+        "description": "One part per object; `Content-Location` is its kind.",
+        "headers": _headers(*FACTS, REPLAYED),
+        "content": {RELATED: {"schema": _BINARY}},
+    }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"schema": {"type": "string"}} for name in names}
 
 
 def text_answer(description: str) -> dict[str, Any]:

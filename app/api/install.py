@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from app.api.assets import add_assets, load_assets
-from app.api.body import InFlight, rules
+from app.api.body import rules
 from app.api.boundary import Boundary
 from app.api.documents import finish
+from app.api.memory import InFlight
 from app.api.policy import POLICIES, Table
 from app.api.ports import Records, Service
 from app.api.problems import install_handlers
@@ -19,6 +20,7 @@ from app.api.room import Room
 from app.api.routes.gradcam import add_gradcam
 from app.api.routes.health import add_health
 from app.api.routes.predict import add_predict
+from app.api.routes.reports import add_reports
 from app.api.routes.watch import add_watch
 from app.errors import ConfigurationError
 from app.inference.cores import usable_cores
@@ -41,7 +43,7 @@ def install(app: FastAPI, *, settings: Settings, service: Service, records: Reco
         batch_places=min(settings.batch_max, settings.workers or usable_cores()),
         version=app.version,
     )
-    for add in (add_predict, add_gradcam, add_health, add_watch):
+    for add in (add_predict, add_gradcam, add_reports, add_health, add_watch):
         add(app, room)
     add_assets(app, load_assets())
     app.router.redirect_slashes = False

@@ -49,6 +49,7 @@ POLICIES: Mapping[tuple[str, str], Policy] = {
     ("POST", "/predict"): Policy(CLINICAL, body=Body.IMAGE, audited=True),
     ("POST", "/batch_predict"): Policy(CLINICAL, body=Body.BATCH, audited=True),
     ("POST", "/gradcam"): Policy(CLINICAL, body=Body.IMAGE, audited=True),
+    ("POST", "/reports"): Policy(CLINICAL, body=Body.IMAGE, audited=True),
     ("GET", "/metrics"): Policy(WATCHERS),
     ("GET", "/drift_report"): Policy(DRIFT_READERS, shown=Shown.PAGE, audited=True),
     ("GET", "/health"): Policy(None),

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from app.inference.scheduler import Admission
     from app.judging import ExplainOptions
     from app.records import AuditEvent, EventId
-    from app.service import Answer, Explanation, PredictOptions, Readiness
+    from app.results import ResultKind
+    from app.service import Answer, Asker, Explanation, PredictOptions, Readiness
 
 Upload = bytes | bytearray | memoryview
 
@@ -35,12 +36,17 @@ class Service(Protocol):
         """Reserve places for n films; called before a body is read. A context manager that gives them back."""
         ...
 
-    async def predict(
-        self, data: Upload, principal: Principal, request_id: str, options: PredictOptions, admission: Admission
-    ) -> Answer: ...
+    async def predict(self, data: Upload, asker: Asker, options: PredictOptions, admission: Admission) -> Answer: ...
+
+    async def report(self, data: Upload, asker: Asker, options: PredictOptions, admission: Admission) -> Answer: ...
 
     async def explain(
-        self, data: Upload, principal: Principal, request_id: str, options: ExplainOptions, admission: Admission
+        self,
+        data: Upload,
+        asker: Asker,
+        options: ExplainOptions,
+        admission: Admission,
+        objects: tuple[ResultKind, ...] = (),
     ) -> Explanation: ...
 
     async def drift(self, window_hours: float | None, principal: Principal, request_id: str) -> DriftReport: ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.api.body import BodyRule, InFlight
+from app.api.body import BodyRule
+from app.api.memory import InFlight
 from app.api.policy import Body
 from app.api.ports import Records, Service
 from app.metrics import Metrics

@@ -17,15 +17,16 @@ from app.cli.session import open_records, operator
 from app.domain import Principal, Role
 from app.errors import CxrError, ImageError, RefusedError, RequestError
 from app.imaging.decode import limit_threads
+from app.imaging.dicom.decoders import DecoderPool
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
 from app.inference.scheduler import Scheduler
 from app.live import LiveBundles
 from app.metrics import Metrics
-from app.service import Answer, PredictOptions, TriageService
+from app.service import Answer, Asker, PredictOptions, TriageService
 
 
 def predict(
-    films: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", exists=True, dir_okay=False)],
+    films: Annotated[list[Path], typer.Argument(help="JPEG, PNG or DICOM files.", exists=True, dir_okay=False)],
     operating_point: Annotated[str | None, typer.Option(help="An operating point of the live bundle.")] = None,
 ) -> None:
     """Judge films without a running service: the same steps, limits and audit trail. Prints the answer as JSON, one line a film.
@@ -36,6 +37,7 @@ def predict(
     with open_records() as (settings, records):
         limit_threads()
         scheduler = Scheduler(workers=1, queue_max=1, queue_timeout_s=settings.queue_timeout_s)
+        decoder = DecoderPool(1, settings.dicom_decode_timeout_s, settings.dicom_decode_max_bytes)
         bundles = LiveBundles(
             BundleStore(settings.bundles_dir), records, pin=settings.bundle, poll_s=settings.bundle_poll_s
         )
@@ -46,10 +48,12 @@ def predict(
             scheduler=scheduler,
             bundles=bundles,
             metrics=Metrics(CollectorRegistry()),
+            decoder=decoder,
         )
+        max_bytes = max(settings.upload_max_bytes, settings.dicom_max_bytes)
         try:
             for path in films:
-                outcome = asyncio.run(_one(service, path, settings.upload_max_bytes, operating_point))
+                outcome = asyncio.run(_one(service, path, max_bytes, operating_point))
                 if isinstance(outcome, Answer):
                     typer.echo(prediction_response(outcome).model_dump_json())
                 else:
@@ -57,6 +61,7 @@ def predict(
                     typer.echo(f"{path}: {outcome}", err=True)
         finally:
             scheduler.close()
+            decoder.close()
     if refused:
         sys.exit(1)
 
@@ -76,7 +81,7 @@ async def _one(service: TriageService, path: Path, max_bytes: int, operating_poi
         data = _film(path, max_bytes)
         with service.admit() as admission:
             return await service.predict(
-                data, who, uuid.uuid4().hex, PredictOptions(operating_point=operating_point), admission
+                data, Asker(who, uuid.uuid4().hex), PredictOptions(operating_point=operating_point), admission
             )
     except (ImageError, RefusedError, RequestError) as error:
         return error

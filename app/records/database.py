@@ -166,7 +166,7 @@ def schema_version(connection: Connection) -> str | None:
 
 
 def migrate(engine: Engine, target: str = SCHEMA_HEAD) -> None:
-    """Bring the schema to `target` (or `base`) in one transaction; several processes may try at once.
+    """Bring the schema up or down to `target` (a migration, or `base`) in one transaction; several processes may try at once.
 
     Raises:
         RecordsError: schema_unknown, a database written by a newer version of this software.
@@ -191,12 +191,12 @@ def _run_alembic(connection: Connection, version: str | None, target: str) -> No
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if version is not None and version not in known:
+    order = ["base", *reversed([s.revision for s in ScriptDirectory.from_config(config).walk_revisions()])]
+    if version is not None and version not in order:
         raise RecordsError(
             "schema_unknown", f"the database is at migration {version!r}, which this version does not know"
         )
-    if target == "base":
+    if order.index(target) < order.index(version or "base"):
         command.downgrade(config, target)
     else:
         command.upgrade(config, target)

@@ -6,14 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Table
 
-from app.domain import InputStatistics, Json
+from app.domain import InputStatistics, Json, Judgement, Principal
 from app.records.chain import canonical, sha256_hex
 from app.records.projection import PROJECTED, Row, own_columns, sections, storable
-from app.records.tables import STATISTICS, predictions
+from app.records.tables import STATISTICS, film_sources, idempotency_keys, predictions
+
+if TYPE_CHECKING:
+    from app.bundle.manifest import Manifest
 
 PAYLOAD_MAX_BYTES: Final = 65_536
 PROJECTION_LENGTH: Final = 16
@@ -70,11 +73,64 @@ class PredictionRecord:
     projection: tuple[float, ...]
     latency_ms: float
 
+    @classmethod
+    def of(
+        cls, judgement: Judgement, manifest: Manifest, digest: str, principal: Principal, request_id: str
+    ) -> PredictionRecord:
+        """What was seen (numbers only), what was decided, by which bundle (`digest` is its own) and engine, for which key."""
+        decision, film, engine = judgement.decision, judgement.radiograph, judgement.engine
+        return cls(
+            request_id=request_id,
+            key_id=principal.key_id,
+            bundle_name=manifest.name,
+            bundle_version=manifest.version,
+            bundle_digest=digest,
+            engine=f"{engine.name} {engine.version}",
+            precision=engine.precision,
+            image_sha256=film.sha256,
+            image_format=film.format,
+            statistics=judgement.statistics,
+            task=decision.task,
+            label=decision.label,
+            positive=decision.positive,
+            confidence=decision.confidence,
+            probabilities={c.name: c.probability for c in decision.classes},
+            margins={c.name: c.margin for c in decision.classes},
+            operating_point=decision.operating_point,
+            review_reasons=tuple(str(r) for r in decision.review_reasons),
+            warnings=tuple(n.code for n in judgement.notices),
+            projection=tuple(float(x) for x in judgement.feature_projection),
+            latency_ms=sum(judgement.timing_ms.values()),
+        )
+
     def as_payload(self) -> dict[str, Any]:
         """Plain members, named like the columns of `predictions`; `key_id` is the event's and not repeated."""
         members = {name: value for name, value in self.__dict__.items() if name not in {"key_id", "statistics"}}
         members |= {"image_height": self.statistics.height, "image_width": self.statistics.width}
         return members | {f"stat_{name}": getattr(self.statistics, name) for name in STATISTICS}
+
+
+@dataclass(frozen=True)
+class FilmSource:
+    """Whose film was judged, as keyed pseudonyms; None where the header is silent."""
+
+    patient: str | None
+    study: str | None
+    instance: str | None
+
+
+@dataclass(frozen=True)
+class FirstUse:
+    """What is kept of the first use of an Idempotency-Key.
+
+    pseudonym: of the key's text; fingerprint: of the request, hex; judged_at: when its answer was made, UTC timestamp.
+    """
+
+    pseudonym: str
+    fingerprint: str
+    bundle_digest: str
+    request_id: str
+    judged_at: str
 
 
 @dataclass(frozen=True)
@@ -88,8 +144,14 @@ class Draft:
     rows: tuple[tuple[Table, Row], ...]
 
 
-def prepare(event: AuditEvent, prediction: PredictionRecord | None = None) -> Draft:
-    """Serialise an event, and its prediction into the payload's member `predictions`.
+def prepare(
+    event: AuditEvent,
+    prediction: PredictionRecord | None = None,
+    *,
+    source: FilmSource | None = None,
+    use: FirstUse | None = None,
+) -> Draft:
+    """Serialise an event, and what belongs to it into the payload's members that are named like their tables.
 
     Raises:
         TypeError, ValueError: not JSON, too large, a text no database holds, or members that do not fit their table.
@@ -105,6 +167,10 @@ def prepare(event: AuditEvent, prediction: PredictionRecord | None = None) -> Dr
         if len(prediction.projection) != PROJECTION_LENGTH:
             raise ValueError(f"a prediction carries {PROJECTION_LENGTH} projected numbers")
         payload = {**payload, predictions.name: prediction.as_payload()}
+    if source is not None:
+        payload = {**payload, film_sources.name: dict(vars(source))}
+    if use is not None:
+        payload = {**payload, idempotency_keys.name: dict(vars(use))}
     return seal_draft(event.kind, event.key_id, payload)
 
 

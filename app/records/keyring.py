@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from app.errors import RecordsError
+from app.records import sealing
 from app.records.chain import canonical
 
 SCHEMA_VERSION = 1
@@ -94,7 +95,36 @@ class KeyRing:
 
     def pseudonym(self, text: str) -> str:
         """A stable pseudonym of an identifier, `<key id>:<hex>`; not reversible without the ring."""
-        return str(self.mac("pseudonym", text.encode()))
+        return str(self.mac("pseudonym", _bytes(text)))
+
+    def pseudonyms(self, text: str) -> tuple[str, ...]:
+        """The pseudonyms of an identifier by every key there ever was, for looking it up after a rotation."""
+        data = _bytes(text)
+        return tuple(
+            str(Mac(key_id, hmac.digest(key, data, "sha256").hex()))
+            for key_id, key in self._keys["pseudonym"].by_id.items()
+        )
+
+    def seal(self, data: bytes, context: bytes) -> bytes:
+        """Encrypt and authenticate with the current `seal` key, so that the blob may lie where others can read it.
+
+        Args:
+            context: where the blob belongs (its table and row, say); not kept in it, and the same one opens it. A blob that is put
+                in another's place therefore does not open.
+        """
+        keys = self._keys["seal"]
+        return sealing.seal(keys.current, keys.by_id[keys.current], data, context)
+
+    def unseal(self, blob: bytes, context: bytes) -> bytes:
+        """What was sealed, by whichever key of this ring sealed it.
+
+        Raises:
+            RecordsError: sealed_blob_damaged, it was changed, cut or exchanged, or its key is not in this ring.
+        """
+        key = self._keys["seal"].by_id.get(sealing.key_id_of(blob))
+        if key is None:
+            raise sealing.damaged("the key ring has no key for it")
+        return sealing.unseal(key, blob, context)
 
     def rotate(self, purpose: Purpose) -> KeyRing:
         """Add a key and make it current; older ones stay for checking. Running processes keep the ring they opened."""
@@ -103,6 +133,11 @@ class KeyRing:
             keys[purpose] = _with_new_key(keys[purpose])
             _write(self._path, keys)
         return KeyRing(self._path, keys)
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; a header that was decoded with the wrong character set may hold what UTF-8 cannot (lone surrogates)."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _with_new_key(keys: _Keys | None) -> _Keys:

@@ -13,10 +13,18 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Double, Table
 
 from app.records.chain import canonical
-from app.records.tables import api_key_revocations, api_keys, bundle_history, predictions
+from app.records.tables import (
+    api_key_revocations,
+    api_keys,
+    bundle_history,
+    film_sources,
+    idempotency_keys,
+    predictions,
+)
 
 PROJECTED: Final[Mapping[str, Table]] = {
-    table.name: table for table in (predictions, api_keys, api_key_revocations, bundle_history)
+    table.name: table
+    for table in (predictions, film_sources, idempotency_keys, api_keys, api_key_revocations, bundle_history)
 }
 _OF_EVENT: Final = frozenset({"chain_id", "seq", "at", "key_id"})
 Row = dict[str, Any]

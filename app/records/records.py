@@ -13,17 +13,19 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.domain import Principal
+from app.domain import Principal, Source
 from app.errors import ConfigurationError, CxrError, RecordsError
 from app.records.anchors import FILE_NAME, Anchors
 from app.records.counts import Counts
 from app.records.database import Database, failure_reason, migrate
-from app.records.events import AuditEvent, Draft, EventId, PredictionRecord, prepare
+from app.records.events import AuditEvent, Draft, EventId, FilmSource, PredictionRecord, prepare
 from app.records.history import BundleHistory
+from app.records.idempotency import KeyUse, Repeated, find_first, first_use, repeat_draft
 from app.records.keycache import KeyCache
 from app.records.keyring import KeyRing
 from app.records.keys import ApiKeys
 from app.records.predictions import WINDOW_MAX, PredictionWindow, read_window
+from app.records.sources import FoundFilm, Identifier, find_films, pseudonymous
 from app.records.verify import VerifyReport, verify
 from app.records.waiters import AsyncWaiter, ThreadWaiter
 from app.records.writer import AuditWriter, Limits, Role, unavailable
@@ -43,6 +45,7 @@ class Records:
         self, settings: Settings, database: Database, ring: KeyRing, writer: AuditWriter, counts: Counts
     ) -> None:
         self._settings, self._database, self._writer, self._counts = settings, database, writer, counts
+        self._ring = ring
         self._wait_s = settings.audit_wait_s
         self._queries = ThreadPoolExecutor(max_workers=2, thread_name_prefix="records-query")
         self.keys = ApiKeys(ring, database.reader, self._transact, self._keys_changed)
@@ -125,23 +128,74 @@ class Records:
         """This process's chain."""
         return self._writer.chain_id
 
-    async def record(self, event: AuditEvent, *, prediction: PredictionRecord | None = None) -> EventId:
+    async def record(
+        self, event: AuditEvent, *, prediction: PredictionRecord | None = None, source: Source | None = None
+    ) -> EventId:
         """Record an event, with its prediction's row, and return when both are durable.
 
         A caller that is cancelled or gives up may find its event recorded: an event says decided, not delivered.
+
+        Args:
+            source: whose film it was; only pseudonyms of it are kept.
 
         Raises:
             UnavailableError: audit_unavailable, it failed or took longer than `audit_wait_s`.
             TypeError, ValueError: the event cannot be serialised; others are not affected.
         """
-        draft = prepare(event, prediction)
-        waiter = AsyncWaiter.here()
-        self._writer.submit(waiter, draft=draft)
-        try:
-            async with asyncio.timeout(self._wait_s):
-                return await waiter.future
-        except TimeoutError:
-            raise unavailable() from None
+        return await self._written(draft=prepare(event, prediction, source=self._pseudonymous(source)))
+
+    async def record_once(
+        self,
+        event: AuditEvent,
+        use: KeyUse,
+        fingerprint: str,
+        judged_at: datetime,
+        *,
+        prediction: PredictionRecord | None = None,
+        source: Source | None = None,
+    ) -> tuple[EventId, Repeated | None]:
+        """As `record`, unless this Idempotency-Key was used before: then an event `repeat` that names the first one, and no rows.
+
+        Args:
+            event: its payload has the member `request_id`. fingerprint: see `Repeated`. judged_at: when the answer was made.
+
+        Returns:
+            The event that was written, and the first use that it repeats.
+
+        Raises:
+            RequestError: idempotency_key_reused, the first use was another request. UnavailableError, TypeError, ValueError: as `record`.
+        """
+        row = first_use(self._ring, use, fingerprint, event.payload["request_id"], judged_at)
+        draft = prepare(event, prediction, source=self._pseudonymous(source), use=row)
+        found: list[Repeated] = []
+
+        def transact(connection: Connection) -> Draft:
+            first = find_first(connection, self._ring, use)
+            if first is None:
+                return draft
+            first.check(fingerprint)
+            found.append(first)
+            return repeat_draft(event, first)
+
+        written = await self._written(transact=transact)
+        return written, (found[-1] if found else None)
+
+    async def first_use(self, use: KeyUse) -> Repeated | None:
+        """The first use of an Idempotency-Key, as far as is known now; what counts is what `record_once` finds.
+
+        Raises:
+            UnavailableError: audit_unavailable.
+        """
+
+        def find() -> Repeated | None:
+            with self._database.reader.connect() as connection:
+                return find_first(connection, self._ring, use)
+
+        return await self._read("first_use", find)
+
+    def find_films(self, what: Identifier, *parts: str) -> tuple[FoundFilm, ...]:
+        """The events about a patient (issuer, identifier), a study or an instance, newest first (blocking)."""
+        return find_films(self._database.reader, self._ring, what, *parts)
 
     def record_now(self, event: AuditEvent, *, prediction: PredictionRecord | None = None) -> EventId:
         """As `record`, blocking the calling thread."""
@@ -171,13 +225,9 @@ class Records:
         Raises:
             UnavailableError: audit_unavailable, they cannot be read.
         """
-        try:
-            return await self.query(
-                lambda: read_window(self._database.reader, since, until, digest=digest, limit=limit)
-            )
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("window_not_read", reason=failure_reason(error), error=str(error))
-            raise unavailable() from error
+        return await self._read(
+            "window", lambda: read_window(self._database.reader, since, until, digest=digest, limit=limit)
+        )
 
     async def query(self, call: Callable[[], T]) -> T:
         """Run blocking work of the records on their own threads."""
@@ -196,6 +246,27 @@ class Records:
         if not self._writer.close(timeout_s=2 * self._wait_s):
             log.error("audit_writer_did_not_end")
         self._database.dispose()
+
+    async def _read(self, what: str, call: Callable[[], T]) -> T:
+        try:
+            return await self.query(call)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("records_not_read", what=what, reason=failure_reason(error), error=str(error))
+            raise unavailable() from error
+
+    def _pseudonymous(self, source: Source | None) -> FilmSource | None:
+        return None if source is None else pseudonymous(self._ring, source)
+
+    async def _written(
+        self, *, draft: Draft | None = None, transact: Callable[[Connection], Draft] | None = None
+    ) -> EventId:
+        waiter = AsyncWaiter.here()
+        self._writer.submit(waiter, draft=draft, transact=transact)
+        try:
+            async with asyncio.timeout(self._wait_s):
+                return await waiter.future
+        except TimeoutError:
+            raise unavailable() from None
 
     def _transact(self, transact: Callable[[Connection], Draft]) -> EventId:
         return self._wait(transact=transact)

@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.domain import InputStatistics
 
-SCHEMA_HEAD: Final = "0001"
+SCHEMA_HEAD: Final = "0002"
 
 TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
 INTEGER: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
@@ -121,6 +121,29 @@ predictions = _projection(
     _json("projection"),
     _float("latency_ms"),
     Index("ix_predictions_at", "at"),
+)
+
+# whose films were judged, as keyed pseudonyms; DICOM only
+film_sources = _projection(
+    "film_sources",
+    _text("patient", nullable=True),
+    _text("study", nullable=True),
+    _text("instance", nullable=True),
+    Index("ix_film_sources_patient", "patient"),
+    Index("ix_film_sources_study", "study"),
+    Index("ix_film_sources_instance", "instance"),
+)
+
+# first uses of Idempotency-Keys; the event of a row is the one that recorded the answer
+idempotency_keys = _projection(
+    "idempotency_keys",
+    _text("key_id"),
+    _text("pseudonym"),
+    _text("fingerprint"),
+    _text("bundle_digest"),
+    _text("request_id"),
+    _text("judged_at"),
+    UniqueConstraint("key_id", "pseudonym", "bundle_digest", name="uq_idempotency_keys_use"),
 )
 
 api_keys = _projection(

@@ -19,19 +19,19 @@ from app.api.body import (
     BodyRule,
     ClientGoneError,
     File,
-    InFlight,
     check_length,
     declared_length,
     read_files,
     rules,
 )
+from app.api.memory import InFlight
 from app.api.policy import Body
 from app.errors import CxrError, RequestError, UnavailableError
 from app.settings import Settings
 from tests.support.asgi import chunk_messages
 
-SINGLE = BodyRule("file", 1, 10_000, 10_000 + 8_192, 5.0, raw=True)
-BATCH = BodyRule("files", 10, 10_000, 40_000, 5.0, raw=False)
+SINGLE = BodyRule("file", 1, 10_000, 10_000 + 8_192, 30_000, 30_000 + 8_192, 5.0, raw=True)
+BATCH = BodyRule("files", 10, 10_000, 40_000, 30_000, 80_000, 5.0, raw=False)
 BOUNDARY = "b0undary-of-the-test"
 
 
@@ -266,7 +266,7 @@ def test_blanks_after_a_boundary_are_bounded() -> None:
 
 
 def test_a_slow_body_ends_at_the_deadline() -> None:
-    rule = BodyRule("file", 1, 100, 200, 0.05, raw=True)
+    rule = BodyRule("file", 1, 100, 200, 100, 200, 0.05, raw=True)
 
     async def receive() -> Message:
         await asyncio.sleep(0.02)
@@ -305,7 +305,7 @@ def test_memory_in_flight_is_shared_and_given_back() -> None:
 
 
 def test_a_chunked_body_is_charged_as_it_grows() -> None:
-    rule = BodyRule("file", 1, 2_000_000, 2_000_000, 5.0, raw=True)
+    rule = BodyRule("file", 1, 2_000_000, 2_000_000, 2_000_000, 2_000_000, 5.0, raw=True)
     seen: list[int] = []
     shared = InFlight(4_000_000, seen.append)
     body = bytes(range(256)) * 4_096
@@ -363,6 +363,82 @@ def test_length_is_checked_before_the_body() -> None:
 
 
 def test_rules_follow_the_settings() -> None:
-    made = rules(Settings(upload_max_bytes=5_000, batch_max=3, batch_max_bytes=9_000, body_deadline_s=7))
-    assert made[Body.IMAGE] == BodyRule("file", 1, 5_000, 5_000 + 8_192, 7, raw=True)
-    assert made[Body.BATCH] == BodyRule("files", 3, 5_000, 9_000, 7, raw=False)
+    settings = Settings(
+        upload_max_bytes=5_000,
+        batch_max=3,
+        batch_max_bytes=9_000,
+        dicom_max_bytes=20_000,
+        in_flight_max_bytes=100_000,
+        body_deadline_s=7,
+    )
+    made = rules(settings)
+    assert made[Body.IMAGE] == BodyRule("file", 1, 5_000, 5_000 + 8_192, 20_000, 20_000 + 8_192, 7, raw=True)
+    assert made[Body.BATCH] == BodyRule("files", 3, 5_000, 9_000, 20_000, 50_000, 7, raw=False)
+    smaller = rules(settings.model_copy(update={"in_flight_max_bytes": 10_000}))
+    assert smaller[Body.BATCH].body_max_bytes == 20_000 + 8_192  # one DICOM film always fits into a batch
+
+
+def dicom(size: int) -> bytes:
+    return b"\0" * 128 + b"DICM" + b"d" * (size - 132)
+
+
+def sizes(files: Sequence[File]) -> list[int | str]:
+    return [f.code if isinstance(f, RequestError) else len(f) for f in files]
+
+
+@given(st.lists(st.integers(0, 31_000), max_size=40), st.booleans())
+@settings(deadline=None)
+def test_a_dicom_part_may_be_larger_however_it_is_cut(places: list[int], chunked: bool) -> None:
+    film = dicom(30_000)
+    assert read(cut(multipart([film]), places), length=None if chunked else -1) == (memoryview(film),)
+
+
+@pytest.mark.parametrize("first", [1, 127, 128, 130, 131, 132, 133])
+def test_the_mark_is_found_across_chunks(first: int) -> None:
+    """Cut inside the preamble and inside `DICM`."""
+    body = multipart([dicom(30_000)])
+    place = body.index(b"\0" * 128) + first
+    assert sizes(read([body[:place], body[place:]])) == [30_000]
+
+
+def test_limits_of_dicom() -> None:
+    assert refusal([multipart([dicom(30_001)])]) == "payload_too_large"
+    assert sizes(read([multipart([dicom(30_001), dicom(200)], "files")], BATCH)) == ["payload_too_large", 200]
+    assert sizes(read([dicom(30_000)], content_type="application/dicom")) == [30_000]
+    assert refusal([dicom(30_001)], content_type="application/dicom") == "payload_too_large"
+    assert refusal([b"x" * 7_000] * 5, content_type="application/dicom", length=None) == "payload_too_large"
+
+
+def test_only_the_bytes_make_a_file_dicom() -> None:
+    large = b"\xff\xd8" + b"x" * 15_000
+    assert refusal([large], content_type="application/dicom") == "payload_too_large"
+    assert refusal([multipart([large], extra="Content-Type: application/dicom\r\n")]) == "payload_too_large"
+    assert sizes(read([multipart([large], "files", extra="Content-Type: application/dicom\r\n")], BATCH)) == [
+        "payload_too_large"
+    ]
+    assert refusal([dicom(15_000)], content_type="image/png") == "payload_too_large"
+    assert refusal([dicom(7_000), b"x" * 8_000], content_type="image/jpeg", length=None) == "payload_too_large"
+
+
+def test_a_batch_of_dicom_may_be_larger_and_one_of_pictures_not() -> None:
+    films = [dicom(25_000), b"p" * 9_000, dicom(25_000), b"p" * 9_000]
+    assert sizes(read(cut(multipart(films, "files"), range(0, 70_000, 999)), BATCH)) == [25_000, 9_000, 25_000, 9_000]
+    pictures = [b"p" * 9_000] * 5
+    assert refusal(cut(multipart(pictures, "files"), range(0, 50_000, 999)), BATCH) == "payload_too_large"
+    # in whatever order they come
+    late = cut(multipart([*pictures, dicom(20_000)], "files"), range(0, 70_000, 999))
+    early = cut(multipart([dicom(20_000), *pictures], "files"), range(0, 70_000, 999))
+    assert (refusal(late, BATCH), refusal(early, BATCH)) == ("payload_too_large", "payload_too_large")
+    assert refusal([multipart([dicom(29_000)] * 3, "files")], BATCH, length=None) == "payload_too_large"
+
+
+def test_a_declared_length_alone_takes_no_memory() -> None:
+    """Whoever declares a large body holds no more of the shared memory than a JPEG needs, until DICOM bytes have come."""
+    seen: list[int] = []
+    read(cut(multipart([dicom(30_000)]), range(0, 31_000, 500)), shared=InFlight(100_000, seen.append))
+    assert seen[0] == SINGLE.request_max_bytes
+    body = multipart([b"x" * 30_000])
+    head = body[:400]
+    seen.clear()
+    assert refusal([head], length=len(body), shared=InFlight(100_000, seen.append)) == "payload_too_large"  # unread
+    assert max(seen) == SINGLE.request_max_bytes

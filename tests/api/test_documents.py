@@ -98,7 +98,14 @@ def test_answers_have_examples(document: dict[str, Any]) -> None:
     assert answer["schema"]["$ref"].endswith("PredictAnswer")
     assert answer["example"] == json.loads(json.dumps(EXAMPLES["PredictAnswer"]))
     drawn = operation(document, ("POST", "/gradcam"))["responses"]["200"]["content"]
-    assert list(drawn) == ["image/png", "image/jpeg", "application/json"]
+    assert list(drawn) == ["image/png", "image/jpeg", "application/dicom", "application/json"]
+    judged = operation(document, ("POST", "/predict"))["responses"]["200"]
+    assert list(judged["content"]) == [
+        "application/json", "application/fhir+json", "application/dicom", "application/pdf", "x-application/hl7-v2+er7",
+    ]  # fmt: skip
+    assert {"CXR-Bundle", "CXR-Request-Id", "Idempotency-Replayed"} <= set(judged["headers"])
+    made = operation(document, ("POST", "/reports"))["responses"]["200"]["content"]
+    assert list(made) == ["multipart/related"]
     assert set(operation(document, ("GET", "/drift_report"))["responses"]["200"]["content"]) == {
         "application/json",
         "text/html",
@@ -107,7 +114,8 @@ def test_answers_have_examples(document: dict[str, Any]) -> None:
 
 def test_query_parameters(document: dict[str, Any]) -> None:
     def named(route: tuple[str, str]) -> dict[str, Any]:
-        return {p["name"]: p["schema"] for p in operation(document, route).get("parameters", [])}
+        told = operation(document, route).get("parameters", [])
+        return {p["name"]: p["schema"] for p in told if p["in"] == "query"}
 
     assert (
         set(named(("POST", "/predict")))
@@ -119,3 +127,10 @@ def test_query_parameters(document: dict[str, Any]) -> None:
     assert gradcam["alpha"]["default"] == 0.35
     assert set(gradcam["method"]["enum"]) == {"gradcam", "gradcam++", "smoothgradcam++", "scorecam"}
     assert set(named(("GET", "/drift_report"))) == {"window"}
+    assert set(named(("POST", "/reports"))) == {"objects", "operating_point"}
+
+
+def test_a_key_for_retries_wherever_there_is_a_body(document: dict[str, Any]) -> None:
+    for route in DOCUMENTED:
+        headers = {p["name"] for p in operation(document, route).get("parameters", []) if p["in"] == "header"}
+        assert headers == ({"Idempotency-Key"} if POLICIES[route].body is not Body.NONE else set())

@@ -37,6 +37,7 @@ def test_roles_are_those_of_the_contract() -> None:
         "/predict": CLINICAL,
         "/batch_predict": CLINICAL,
         "/gradcam": CLINICAL,
+        "/reports": CLINICAL,
         "/metrics": {Role.MONITOR, Role.ADMIN},
         "/drift_report": {Role.RADIOLOGIST, Role.MONITOR, Role.ADMIN},
     }
@@ -78,9 +79,14 @@ def test_the_walk_sees_a_body_parameter() -> None:
 
 def test_clinical_bodies_and_the_audit() -> None:
     bodies = {path: policy.body for (_, path), policy in POLICIES.items() if policy.body is not Body.NONE}
-    assert bodies == {"/predict": Body.IMAGE, "/batch_predict": Body.BATCH, "/gradcam": Body.IMAGE}
+    assert bodies == {
+        "/predict": Body.IMAGE,
+        "/batch_predict": Body.BATCH,
+        "/gradcam": Body.IMAGE,
+        "/reports": Body.IMAGE,
+    }
     audited = {path for (_, path), policy in POLICIES.items() if policy.audited}
-    assert audited == {"/predict", "/batch_predict", "/gradcam", "/drift_report"}
+    assert audited == {"/predict", "/batch_predict", "/gradcam", "/reports", "/drift_report"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from app.api.examples import EXAMPLES
 from app.api.schemas import DISCLAIMER, gradcam_response, prediction_response
 from app.bundle.manifest import Manifest
 from app.domain import (
+    Acquisition,
     ActivationMap,
     ClassScore,
     Decision,
@@ -27,6 +28,7 @@ from app.domain import (
     Notice,
     Radiograph,
     ReviewReason,
+    Source,
 )
 from app.judging import Contour
 from app.records import EventId
@@ -86,7 +88,7 @@ def test_the_answer_has_the_shape_of_the_contract() -> None:
     assert shown["bundle"] == {"name": "tiny", "version": "1.0.0", "digest": "cd" * 32}
     assert shown["engine"] == {"name": "onnxruntime", "version": "1", "precision": "fp32"}
     assert shown["image"] == {
-        "sha256": "ab" * 32, "width": 448, "height": 512, "format": "png", "view": None, "acquisition": {},
+        "sha256": "ab" * 32, "width": 448, "height": 512, "format": "png", "view": None, "acquisition": None,
     }  # fmt: skip
     assert shown["prediction"] == {"label": "pneumonia", "positive": ["pneumonia"], "rule": "threshold"}
     assert shown["confidence"] == 0.75
@@ -103,6 +105,27 @@ def test_the_answer_has_the_shape_of_the_contract() -> None:
     assert shown["timing_ms"] == {"decode": 1.235}
     assert shown["geometry"]["crop_width"] == 440
     assert shown["explanations"] == []
+
+
+def test_what_a_dicom_header_says_and_nothing_of_the_patient() -> None:
+    facts = Acquisition(
+        modality="CR", sop_class="1.2.840.10008.5.1.4.1.1.1", transfer_syntax="1.2.840.10008.1.2.1",
+        photometric="MONOCHROME2", bits_stored=12, display="window_linear", body_part="CHEST", view="PA", age_years=4.0,
+        burned_in_annotation=False, pixel_spacing_mm=(0.2, 0.25), pixel_spacing_source="pixel_spacing",
+    )  # fmt: skip
+    source = Source("1.2", "CANARY.1", "CANARY.2", "CANARY.3", patient_name="CANARY", patient_id="CANARY")
+    film = Radiograph(np.zeros((512, 448), np.uint8), "ab" * 32, "dicom", facts, source)
+    text = prediction_response(answer(radiograph=film)).model_dump_json()
+    shown = json.loads(text)["image"]
+    assert shown["view"] == "PA"
+    assert shown["acquisition"] == {
+        "modality": "CR", "sop_class": "1.2.840.10008.5.1.4.1.1.1", "transfer_syntax": "1.2.840.10008.1.2.1",
+        "photometric": "MONOCHROME2", "bits_stored": 12, "display": "window_linear", "body_part": "CHEST", "view": "PA",
+        "burned_in_annotation": False, "presentation_intent": None, "derived": False, "pixel_spacing_mm": [0.2, 0.25],
+        "pixel_spacing_source": "pixel_spacing",
+    }  # fmt: skip
+    assert "CANARY" not in text
+    assert "age" not in shown["acquisition"]
 
 
 def test_multilabel_has_no_confidence() -> None:

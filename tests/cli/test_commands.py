@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydicom.uid import RLELossless
 
 from app.imaging.phantom import encode_jpeg, phantom
+from tests.support.dicom_films import CANARY, PATIENT, as_bytes, dicom_film, file_dataset
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -48,6 +51,38 @@ def test_a_film_is_judged_on_a_fresh_state_with_the_limits_of_the_service(bundle
     assert json.loads(done.stdout)["bundle"]["name"] == "tiny"
     assert "payload_too_large" in done.stderr
     assert cxr("audit", "verify", state_dir=tmp_path / "state").returncode == 0
+
+
+def test_a_dicom_film_is_judged_and_found_again_by_its_study(bundles: Path, tmp_path: Path) -> None:
+    """Uncompressed, and compressed by a decoder process of the command's own."""
+    plain, packed = tmp_path / "plain.dcm", tmp_path / "packed.dcm"
+    plain.write_bytes(dicom_film(5))
+    data = file_dataset(6, bits_stored=8)
+    data.compress(RLELossless)
+    packed.write_bytes(as_bytes(data))
+    where = {"state_dir": tmp_path / "state", "bundles_dir": bundles}
+    done = cxr("predict", str(plain), str(packed), **where, upload_max_bytes=1_000)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["image"]["format"], first["image"]["acquisition"]["modality"]) == ("dicom", "CR")
+    assert second["image"]["acquisition"]["transfer_syntax"] == RLELossless
+    study = str(file_dataset(5).StudyInstanceUID)
+    found = cxr("audit", "find", "--study", study, **where)
+    assert found.returncode == 0
+    (line,) = found.stdout.splitlines()
+    chain, seq, at, kind, label = line.split()
+    assert (seq, kind, label) == ("2", "predict", first["prediction"]["label"])
+    assert at.endswith("Z")
+    by_patient = cxr(
+        "audit", "find", "--patient", PATIENT["PatientID"], "--issuer", PATIENT["IssuerOfPatientID"], **where
+    )
+    assert len(by_patient.stdout.splitlines()) == 2  # the phantoms' invented patient is one
+    nothing = cxr("audit", "find", "--instance", study, **where)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert said(cxr("audit", "find", "--study", study, "--instance", study, **where)).startswith("cxr: what_to_find: ")
+    assert re.fullmatch("[0-9a-f]{16}", chain)
+    assert cxr("audit", "verify", **where).returncode == 0
+    assert CANARY not in done.stdout + done.stderr
 
 
 def test_a_wrong_setting_is_named_without_its_value(tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ ALLOWED = {
     "selftest": ROOMS - {"records", "metrics", "logs"} | BUNDLE,
     "live": ROOMS | BUNDLE | {"selftest"},
     "judging": ROOMS | BUNDLE | {"live"},
-    "service": ROOMS | BUNDLE | {"selftest", "live", "judging"},
-    "api": ROOMS | BUNDLE | {"service", "judging"},
+    "reporting": ROOMS | BUNDLE | {"live", "judging"},
+    "service": ROOMS | BUNDLE | {"selftest", "live", "judging", "reporting"},
+    "api": ROOMS | BUNDLE | {"service", "judging", "reporting"},
     "main": ROOMS | BUNDLE | {"service", "api", "selftest", "live"},
     "cli": ROOMS | BUNDLE | {"service", "api", "main", "selftest", "live", "gateway"},
     # the gateway is a process of its own: it asks the service over HTTP and shares no code that judges
-    "gateway": {"records", "logs"} | LEAVES,
+    "gateway": {"records", "imaging", "logs"} | LEAVES,
     "ui": set[str](),
 }
 TRAINING = {"imaging", "preprocessing", "gate", "inference", "decision", "explain", "drift", "selftest"} | BUNDLE
@@ -47,7 +48,7 @@ HOMES = {
     "prometheus_client": {"metrics", "main", "cli", "gateway"},
     "fastapi": {"api", "main"},
     "starlette": {"api", "main", "gateway"},
-    "pydicom": {"imaging", "results", "gateway"},
+    "pydicom": {"imaging", "results", "gateway", "cli"},
     "gdcm": {"imaging"},
     "openjpeg": {"imaging"},
     "jpeg_ls": {"imaging"},

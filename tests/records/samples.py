@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from typing import Any
 
-from app.domain import InputStatistics
+from app.domain import InputStatistics, Source
 from app.records import AuditEvent, PredictionRecord
 
 DIGEST = "d" * 64
@@ -28,6 +29,16 @@ class Ref:
 
 
 REF = Ref("pneumonia", "1.0.0")
+JUDGED_AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+SOURCE = Source(
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.1",
+    sop_instance_uid="2.25.11",
+    study_uid="2.25.12",
+    series_uid="2.25.13",
+    patient_name="CANARY^NAME",
+    patient_id="CANARY-ID",
+    issuer_of_patient_id="CANARY-ISSUER",
+)
 
 
 def prediction(number: int = 0, **changes: Any) -> PredictionRecord:

@@ -64,7 +64,9 @@ def test_members_and_columns_match_exactly() -> None:
 def test_sections_are_the_members_named_like_tables() -> None:
     found = dict(sections({"request_id": "x", "api_keys": {"id": "k"}, "bundle_history": {}}))
     assert found == {api_keys: {"id": "k"}, bundle_history: {}}
-    assert set(PROJECTED) == {"predictions", "api_keys", "api_key_revocations", "bundle_history"}
+    assert set(PROJECTED) == {
+        "predictions", "film_sources", "idempotency_keys", "api_keys", "api_key_revocations", "bundle_history",
+    }  # fmt: skip
 
 
 def test_storable_text_comes_back() -> None:

@@ -16,10 +16,11 @@ import pytest
 import structlog
 
 from app.errors import ConfigurationError, RecordsError, UnavailableError
-from app.records import Records
+from app.records import Records, verify
+from app.records.database import Database, migrate
 from app.settings import Settings
 from tests.records.conftest import OpenRecords
-from tests.records.samples import event, prediction
+from tests.records.samples import SOURCE, event, prediction
 
 
 def _code(settings: Settings) -> str:
@@ -164,3 +165,20 @@ def test_recording_is_cheap_for_the_event_loop(sqlite_settings: Settings, open_r
     per_event = asyncio.run(submit())
     print(f"loop CPU per event: {per_event * 1e3:.3f} ms")
     assert per_event < 0.6e-3
+
+
+def test_records_of_the_version_before_are_whole_after_the_upgrade(
+    settings: Settings, open_records: OpenRecords
+) -> None:
+    old = Records.open(settings, role="serve")
+    old.record_now(event(1), prediction=prediction(1))
+    old.close()
+    database = Database(settings)
+    migrate(database.writer, "0001")  # takes away what that version did not have
+    database.dispose()
+    (problem,) = verify(settings).problems
+    assert problem.what.startswith("not checked: the database is at migration 0001")
+    records = open_records(settings)
+    asyncio.run(records.record(event(2), prediction=prediction(2), source=SOURCE))
+    report = records.verify()
+    assert (report.problems, report.predictions) == ([], 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import shutil
@@ -16,14 +17,14 @@ import pytest
 import sqlalchemy as sa
 
 from app.domain import Role
-from app.records import AuditEvent, KeyRing, Records, VerifyReport, verify
+from app.records import AuditEvent, KeyRing, KeyUse, Records, VerifyReport, verify
 from app.records.anchors import Anchors
 from app.records.chain import GENESIS, Event, canonical, sha256_hex
 from app.records.projection import PROJECTED
 from app.records.tables import audit_events, audit_payloads
 from app.records.verify import PROBLEMS_MAX
 from app.settings import Settings
-from tests.records.samples import DIGEST, REF, event, prediction
+from tests.records.samples import DIGEST, JUDGED_AT, REF, SOURCE, event, prediction
 from tests.support.postgres import Postgres, installed_postgres
 
 TABLES = (audit_events, audit_payloads, *PROJECTED.values())
@@ -38,6 +39,15 @@ def fill(settings: Settings) -> None:
             key = "abcdefgh" if i else None
             by_key = AuditEvent("predict", key, event(i).payload)
             records.record_now(by_key, prediction=prediction(i, key_id=key, confidence=None if i == 2 else 0.9))
+        asyncio.run(records.record(event(7), prediction=prediction(7), source=SOURCE))
+        use = KeyUse("abcdefgh", f"key-{records.chain_id}", DIGEST)
+        for _ in range(2):
+            once = AuditEvent("predict", "abcdefgh", event(8).payload)
+            asyncio.run(
+                records.record_once(
+                    once, use, "f" * 64, JUDGED_AT, prediction=prediction(8, key_id="abcdefgh"), source=SOURCE
+                )
+            )
         records.keys.create(Role.SERVICE, "PACS")
         records.keys.create(Role.ADMIN, "somebody")
         records.keys.revoke(next(k.id for k in records.keys.list() if k.revoked_at is None))
@@ -135,7 +145,7 @@ def set_value(connection: sa.Connection, table: sa.Table, key: dict[str, Any], n
 
 def test_untouched_records_verify(settings: Settings) -> None:
     report = verify(settings)
-    assert (report.problems, report.events, report.chains, report.predictions) == ([], 20, 2, 6)
+    assert (report.problems, report.events, report.chains, report.predictions) == ([], 26, 2, 10)
     skipped = ["the database's own integrity check was skipped: the extension amcheck is not installed"]
     assert report.notes == ([] if settings.database_url is None else skipped)
 
@@ -284,7 +294,7 @@ def test_forged_rows(settings: Settings, tmp_path: Path) -> None:
 
     for table in PROJECTED.values():
         (row, *_) = [r for r in all_rows(settings, table) if r["chain_id"] == chain]
-        unique = {"id": "zzzzzzzz", "position": 99}
+        unique = {"id": "zzzzzzzz", "position": 99, "pseudonym": "z"}
         copy = row | {"seq": 99} | {name: value for name, value in unique.items() if name in row}
         with tampering(settings) as connection:
             connection.execute(table.insert(), [copy])
@@ -397,7 +407,7 @@ def test_what_is_anchored_while_verifying_is_not_missed(
     monkeypatch.setattr(Anchors, "read", read)
     report = verify(sqlite_settings)
     records.close()
-    assert (report.problems, report.events) == ([], 22)
+    assert (report.problems, report.events) == ([], 28)
 
 
 def test_a_damaged_index_of_the_database(sqlite_settings: Settings) -> None:
@@ -506,7 +516,7 @@ def test_verify_changes_no_file_and_makes_no_database(sqlite_settings: Settings,
     before = {path.name: path.read_bytes() for path in image.iterdir() if path.is_file()}
     assert len(before["cxr.sqlite3-wal"]) > 0
     report = verify(Settings(state_dir=image))
-    assert (report.problems, report.events) == ([], 22)
+    assert (report.problems, report.events) == ([], 28)
     assert {name: (image / name).read_bytes() for name in before} == before
     (image / "cxr.sqlite3").unlink()
     assert not verify(Settings(state_dir=image)).ok

@@ -8,17 +8,29 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.call import call_of
-from app.api.documents import EXPLAINED, NEGOTIATED, UPLOADED, image_body, picture_answer, problem_answers
+from app.api.documents import (
+    EXPLAINED,
+    NEGOTIATED,
+    OBJECTS,
+    UPLOADED,
+    image_body,
+    picture_answer,
+    problem_answers,
+)
+from app.api.idempotency import asker_of, replayed
 from app.api.negotiate import choose
+from app.api.objects import JSON, facts
 from app.api.room import Room
 from app.api.schemas import gradcam_response
 from app.api.uploads import admitted_upload, only_file
-from app.errors import ConflictError
+from app.errors import ConflictError, RequestError
 from app.judging import ExplainOptions, Method
+from app.results import ResultKind
 from app.service import Explanation
 
-Output = Literal["png", "jpeg", "json"]
-OUTPUTS: dict[str, Output] = {"image/png": "png", "image/jpeg": "jpeg", "application/json": "json"}
+DICOM = "application/dicom"
+Output = Literal["png", "jpeg", "array", "json"]
+OUTPUTS: dict[str, Output] = {"image/png": "png", "image/jpeg": "jpeg", JSON: "json", DICOM: "array"}
 OFFERED: dict[str, Method] = {"gradcam": "gradcam", "gradcam++": "gradcam++"}
 
 
@@ -37,7 +49,9 @@ class GradcamQuery(BaseModel):
     size: Literal["full"] | None = Field(None, description="`full` draws at the film's own size, which takes longer.")
 
     def options(self, output: Output) -> ExplainOptions:
-        """Raises: ConflictError for a method that there is not yet."""
+        """Raises: ConflictError for a method that there is not yet; RequestError for several maps in an object that shows one."""
+        if output == "array" and self.top_k > 1:
+            raise RequestError("invalid_parameter", parameter="top_k", must_be=f"1 for {DICOM}")
         method = OFFERED.get(self.method)
         if method is None:
             raise ConflictError("explanation_unavailable", what=f"the method {self.method}")
@@ -59,34 +73,32 @@ def add_gradcam(app: FastAPI, room: Room) -> None:
         "/gradcam",
         tags=["judging"],
         summary="Show what a judgement rests on",
-        responses={200: picture_answer(), **problem_answers(UPLOADED, NEGOTIATED, EXPLAINED)},
+        responses={200: picture_answer(), **problem_answers(UPLOADED, NEGOTIATED, EXPLAINED, OBJECTS)},
         openapi_extra=image_body(),
     )
     async def gradcam(request: Request, query: Annotated[GradcamQuery, Query()]) -> Response:
-        """The film with a heat map on it (PNG, or JPEG by `Accept`), or the map in numbers with contours and caption (JSON).
+        """The film with a heat map on it (PNG; by `Accept` JPEG, or DICOM Secondary Capture for the film's study), or the map in numbers
+        with contours and caption (JSON).
 
         A heat map is a hint, not the outline of a lesion. The judgement behind it is recorded like any other.
         """
         media_type = choose(call_of(request).headers.get("accept"), tuple(OUTPUTS))
-        options = query.options(OUTPUTS[media_type])
+        options, asker = query.options(OUTPUTS[media_type]), asker_of(request, media_type)
         async with admitted_upload(request, room) as upload:
-            call, film = upload.call, only_file(upload)
-            found = await room.service.explain(film, call.principal, call.request_id, options, upload.admission)
-            if found.picture is None:
-                return Response(gradcam_response(found).model_dump_json(), media_type=media_type)
-            return Response(found.picture, media_type=media_type, headers=_facts(found))
+            wanted: tuple[ResultKind, ...] = ("sc",) if media_type == DICOM else ()
+            found = await room.service.explain(only_file(upload), asker, options, upload.admission, wanted)
+            if media_type == JSON:
+                headers = {"Vary": "Accept", **replayed(found.answer.replayed)}
+                return Response(gradcam_response(found).model_dump_json(), media_type=JSON, headers=headers)
+            content = found.answer.objects["sc"] if wanted else found.picture
+            return Response(content, media_type=media_type, headers=_facts(found))
 
 
 def _facts(found: Explanation) -> dict[str, str]:
     """What a picture cannot say of itself. Every value is ours: names from the manifest and numbers."""
-    answer = found.answer
-    decision, film, maps = answer.judgement.decision, answer.judgement.radiograph, answer.judgement.maps
+    maps = found.answer.judgement.maps
     return {
-        "Vary": "Accept",
-        "CXR-Bundle": f"{answer.manifest.name}/{answer.manifest.version}",
-        "CXR-Label": decision.label,
+        **facts(found.answer),
         "CXR-Target": ", ".join(m.target for m in maps),
         "CXR-No-Positive-Evidence": ", ".join(m.target for m in maps if m.no_positive_evidence) or "none",
-        "CXR-Review-Required": str(decision.review_required).lower(),
-        "CXR-Film-Size": f"{film.width}x{film.height}",
     }

@@ -71,7 +71,9 @@ def test_side_by_side(client: httpx.Client, film: bytes) -> None:
 @pytest.mark.parametrize(
     ("query", "accept", "wanted"),
     [
-        ("", "application/dicom", (406, "not_acceptable")),
+        ("", "image/webp", (406, "not_acceptable")),
+        ("", "application/dicom", (422, "dicom_source_required")),
+        ("top_k=2", "application/dicom", (400, "invalid_parameter")),
         ("method=smoothgradcam%2B%2B", "*/*", (409, "explanation_unavailable")),
         ("method=scorecam", "*/*", (409, "explanation_unavailable")),
         ("method=lime", "*/*", (400, "invalid_parameter")),

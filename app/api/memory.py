@@ -1,0 +1,98 @@
+"""The memory that request bodies are held in: charged before it is allocated, shared by all requests, given back with the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from app.errors import UnavailableError
+
+GROWTH_BYTES: Final = 262_144  # first step of a body of unknown length
+
+
+class InFlight:
+    """Body bytes held by all requests together. Used on the event loop only.
+
+    Args:
+        limit: most bytes at one time.
+        observe: told of every change; for the gauge.
+    """
+
+    def __init__(self, limit: int, observe: Callable[[int], None] = lambda _: None) -> None:
+        self._limit = limit
+        self._observe = observe
+        self.held = 0
+
+    def hold(self) -> Hold:
+        """A request's share, empty at first; a context manager that gives it back."""
+        return Hold(self)
+
+    def change(self, count: int) -> None:
+        """Take (or, negative, give back) bytes.
+
+        Raises:
+            UnavailableError: `overloaded`; nothing was taken.
+        """
+        if count > 0 and self.held + count > self._limit:
+            raise UnavailableError("overloaded", retry_after_s=1.0)
+        self.held += count
+        self._observe(self.held)
+
+
+class Hold:
+    """One request's share of `InFlight`."""
+
+    def __init__(self, shared: InFlight) -> None:
+        self._shared = shared
+        self._held = 0
+
+    def take(self, count: int) -> None:
+        self._shared.change(count)
+        self._held += count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shared.change(-self._held)
+        self._held = 0
+
+
+class Buffer:
+    """One bytearray, charged before it is allocated: of the declared length, or growing by doubling.
+
+    Args:
+        length: as declared, None if it was not.
+        believed: so much of a declared length is allocated at once; the rest when that is full.
+        limit: where doubling ends.
+    """
+
+    def __init__(self, length: int | None, believed: int, limit: int, hold: Hold) -> None:
+        size = min(GROWTH_BYTES if length is None else length, believed)
+        hold.take(size)
+        self._hold = hold
+        self._limit = limit if length is None else length
+        self._known = length is not None
+        self._view = memoryview(bytearray(size))
+        self.used = 0
+
+    def append(self, data: bytes, start: int, end: int) -> None:
+        needed = self.used + end - start
+        if needed > len(self._view):
+            self._grow(needed)
+        self._view[self.used : needed] = memoryview(data)[start:end]
+        self.used = needed
+
+    def _grow(self, needed: int) -> None:
+        size = max(needed, self._limit if self._known else min(2 * len(self._view), self._limit))
+        self._hold.take(size - len(self._view))
+        larger = memoryview(bytearray(size))
+        larger[: self.used] = self._view[: self.used]
+        self._view = larger
+
+    def view(self, start: int, end: int) -> memoryview:
+        """The bytes [start, end), read-only, without a copy."""
+        return self._view[start:end].toreadonly()
