@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Task = Literal["binary", "multiclass", "multilabel"]
+VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]  # the terms of VOI LUT Function (0028,1056)
 Rule = Literal["threshold", "argmax", "hierarchical", "per_label"]
 
 # what drift is watched on, one number per film: fields of `InputStatistics`, and the confidence of the answer
@@ -118,6 +119,22 @@ class Source:
 
 
 @dataclass(frozen=True)
+class FilmDisplay:
+    """How the stored values of a film became gray levels, as a presentation state says it (PS3.3 C.11.1 to C.11.6).
+
+    slope, intercept: modality value = slope * stored + intercept. center, width, function: the window in modality values. inverse: the
+    smallest value is white.
+    """
+
+    slope: float
+    intercept: float
+    center: float
+    width: float
+    function: VoiFunction
+    inverse: bool
+
+
+@dataclass(frozen=True)
 class Radiograph:
     """A decoded film, upright, one channel.
 
@@ -126,6 +143,7 @@ class Radiograph:
     sha256: hex digest of the bytes as received.
     format: what the content is (never taken from a name).
     acquisition, source: what the header says about the film and whose it is (DICOM; None for JPEG and PNG).
+    display: how its gray levels came about; None too for DICOM films shown through a LUT, and for colour ones.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -133,6 +151,7 @@ class Radiograph:
     format: Literal["jpeg", "png", "dicom"]
     acquisition: Acquisition | None = None
     source: Source | None = None
+    display: FilmDisplay | None = None
 
     @property
     def height(self) -> int:

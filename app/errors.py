@@ -111,6 +111,11 @@ ERROR_TABLE: dict[str, ErrorSpec] = {
     "dicom_source_required": ErrorSpec(
         422, "Not from a DICOM film", "{what} goes into the study of its film, so the film must be a DICOM file."
     ),
+    "presentation_unknown": ErrorSpec(
+        422,
+        "No presentation state",
+        "The film is shown through a look-up table, which a presentation state cannot repeat here.",
+    ),
     # retries
     "idempotency_key_reused": ErrorSpec(
         422, "Idempotency-Key used before", "This Idempotency-Key belongs to another request; take a new one."

@@ -46,7 +46,11 @@ class Settings(BaseSettings):
     # request limits, all checked before buffering
     upload_max_bytes: int = Field(10_000_000, ge=1_000, description="Largest JPEG or PNG file.")
     batch_max: int = Field(10, ge=1, le=100, description="Most files in one batch request.")
-    batch_max_bytes: int = Field(32_000_000, ge=1_000, description="Largest batch request, part headers included.")
+    batch_max_bytes: int = Field(
+        32_000_000,
+        ge=1_000,
+        description="Most bytes of a batch request that are not DICOM, part headers included; with DICOM films it may be half of what may be in flight.",
+    )
     in_flight_max_bytes: int = Field(
         128_000_000, ge=1_000, description="Most body bytes held at one time by all requests together."
     )

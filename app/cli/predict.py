@@ -19,6 +19,7 @@ from app.errors import CxrError, ImageError, RefusedError, RequestError
 from app.imaging.decode import limit_threads
 from app.imaging.dicom.decoders import DecoderPool
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
+from app.imaging.phantom_dicom import encode_dicom
 from app.inference.scheduler import Scheduler
 from app.live import LiveBundles
 from app.metrics import Metrics
@@ -88,7 +89,7 @@ async def _one(service: TriageService, path: Path, max_bytes: int, operating_poi
 
 
 def write_phantom(
-    out: Annotated[Path, typer.Option(help="File to write; .png or .jpg decides the format.", dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="File to write; .png, .jpg or .dcm decides the format.", dir_okay=False)],
     seed: Annotated[int, typer.Option(help="Same seed, same film.", min=0)] = 0,
     height: Annotated[int, typer.Option(help="px", min=64, max=8192)] = 512,
     width: Annotated[int, typer.Option(help="px", min=64, max=8192)] = 448,
@@ -101,5 +102,7 @@ def write_phantom(
             out.write_bytes(encode_png(film))
         case ".jpg" | ".jpeg":
             out.write_bytes(encode_jpeg(film))
+        case ".dcm":
+            out.write_bytes(encode_dicom(film))
         case _:
-            raise typer.BadParameter("must end in .png, .jpg or .jpeg", param_hint="--out")
+            raise typer.BadParameter("must end in .png, .jpg, .jpeg or .dcm", param_hint="--out")

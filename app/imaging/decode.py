@@ -51,8 +51,9 @@ def decode(
     view = memoryview(data).cast("B")
     kind = sniff(view[:256].tobytes())
     if kind == "dicom":
-        display, acquisition, source = read_dicom(view, limits, decoder)
-        return Radiograph(display, hashlib.sha256(view).hexdigest(), kind, acquisition, source)
+        film = read_dicom(view, limits, decoder)
+        sha256 = hashlib.sha256(view).hexdigest()
+        return Radiograph(film.pixels, sha256, kind, film.acquisition, film.source, film.display)
     if len(view) > limits.max_bytes:
         raise ImageError("payload_too_large", what="image", limit=limits.max_bytes)
     pixels, orientation = _PICTURES[kind](view, limits)

@@ -22,10 +22,11 @@ from highdicom.pr import (
 )
 from pydicom.dataset import Dataset
 
-from app.errors import ConflictError
+from app.domain import FilmDisplay
+from app.errors import ConflictError, RefusedError
 from app.results import dicom_object, wording
 from app.results.identity import require_film, text
-from app.results.report import FilmDisplay, HeatMapDrawn, Polygon, Report
+from app.results.report import HeatMapDrawn, Polygon, Report
 
 _LAYER: Final = "AI_TRIAGE"
 _MAX_POLYGONS: Final = 64
@@ -33,11 +34,13 @@ _ST: Final = 1024  # characters of a Short Text
 
 
 def render(report: Report) -> bytes:
-    """Raises: RefusedError: no DICOM film; ConflictError: `explanation_unavailable`, the film's window is not known."""
+    """Raises: RefusedError: no DICOM film; `presentation_unknown`, the film is shown through a LUT."""
     source = require_film(report.source, "A presentation state")
     heat, display = report.heat_map, report.display
-    if heat is None or display is None:
-        raise ConflictError("explanation_unavailable", what="a presentation state without the film's window")
+    if heat is None:
+        raise ConflictError("explanation_unavailable", what="heat maps")
+    if display is None:
+        raise RefusedError("presentation_unknown")
     film = _film(report)
     layer = GraphicLayer(_LAYER, order=1, description=wording.NOT_FOR_DIAGNOSIS)
     state = GrayscaleSoftcopyPresentationState(

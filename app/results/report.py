@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle.manifest import OperatingPoint
-from app.domain import Decision, EngineInfo, Notice, Source
+from app.domain import Decision, EngineInfo, FilmDisplay, Notice, Source
 
 ResultKind = Literal["sr", "sc", "gsps", "pdf_dicom", "pdf", "fhir", "oru"]
 
@@ -27,6 +27,14 @@ MEDIA_TYPES: Final[Mapping[ResultKind, str]] = MappingProxyType(
         "oru": "x-application/hl7-v2+er7",
     }
 )
+SOP_CLASSES: Final[Mapping[ResultKind, str]] = MappingProxyType(
+    {
+        "sr": "1.2.840.10008.5.1.4.1.1.88.33",
+        "sc": "1.2.840.10008.5.1.4.1.1.7",
+        "gsps": "1.2.840.10008.5.1.4.1.1.11.1",
+        "pdf_dicom": "1.2.840.10008.5.1.4.1.1.104.1",
+    }
+)
 # objects that go into the study of the film, or to a patient's record by its identifiers
 NEEDS_SOURCE: Final[frozenset[ResultKind]] = frozenset({"sr", "sc", "gsps", "pdf_dicom", "oru"})
 # objects that are nothing without a heat map; where the bundle cannot explain itself they cannot be made
@@ -35,22 +43,6 @@ NEEDS_PICTURE: Final[frozenset[ResultKind]] = frozenset({"sc", "gsps"})
 SHOWS_PICTURE: Final[frozenset[ResultKind]] = NEEDS_PICTURE | {"pdf", "pdf_dicom"}
 
 Polygon = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class FilmDisplay:
-    """How the stored values of a film become gray levels on a screen (PS3.3 C.11.1 to C.11.6), for a presentation state.
-
-    slope, intercept: Modality LUT as rescale. center, width, function: the window that was applied, in rescaled values; the
-    function is the term of VOI LUT Function (0028,1056). inverse: the smallest value is white (MONOCHROME1).
-    """
-
-    slope: float
-    intercept: float
-    center: float
-    width: float
-    function: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
-    inverse: bool
 
 
 @dataclass(frozen=True)

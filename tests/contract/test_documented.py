@@ -1,10 +1,11 @@
-"""What the README must say: every setting with its default, every error code, every route."""
+"""What the README and the conformance statement must say: settings, error codes, routes, and what the code reads and writes."""
 
 from __future__ import annotations
 
 import re
 
 from app.api.policy import POLICIES
+from app.cli.conformance import statement
 from app.errors import ERROR_TABLE
 from app.settings import PROJECT_ROOT, Settings
 from benchmarks.readme import shown_default
@@ -29,3 +30,8 @@ def test_every_error_code_stands_in_the_readme_with_its_status() -> None:
 def test_every_guarded_route_stands_in_the_readme() -> None:
     for method, path in POLICIES:
         assert f"`{method} {path}`" in README, f"{method} {path}"
+
+
+def test_the_conformance_statement_is_what_the_code_says() -> None:
+    """`cxr conformance > deploy/CONFORMANCE.md` brings it up to date."""
+    assert (PROJECT_ROOT / "deploy" / "CONFORMANCE.md").read_text(encoding="utf-8") == statement()

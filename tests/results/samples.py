@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle.manifest import Estimate, MeasuredPoint, OperatingPoint
-from app.domain import ClassScore, Decision, EngineInfo, Notice, ReviewReason, Source
+from app.domain import ClassScore, Decision, EngineInfo, FilmDisplay, Notice, ReviewReason, Source
 from app.imaging.phantom import phantom
-from app.results import FilmDisplay, HeatMapDrawn, Report
+from app.results import HeatMapDrawn, Report
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from app.errors import ConflictError, RefusedError
-from app.results import MEDIA_TYPES, NEEDS_PICTURE, NEEDS_SOURCE, ResultKind, make
-from tests.results import samples
+from app.results import MEDIA_TYPES, NEEDS_PICTURE, NEEDS_SOURCE, SOP_CLASSES, ResultKind, make
+from tests.results import readback, samples
 
 KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
@@ -123,3 +123,8 @@ def test_nothing_of_the_patient_is_logged_or_printed(
 
 def test_a_report_does_not_show_whose_it_is() -> None:
     assert "Canary" not in repr(samples.report())
+
+
+@pytest.mark.parametrize("kind", SOP_CLASSES)
+def test_objects_are_of_the_class_that_the_conformance_statement_names(kind: ResultKind) -> None:
+    assert readback.dataset(make(kind, samples.report())).SOPClassUID == SOP_CLASSES[kind]

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.errors import ConflictError
-from app.results import FilmDisplay, make
+from app.domain import FilmDisplay
+from app.errors import RefusedError
+from app.results import make
 from tests.results import readback, samples
 
 
@@ -34,9 +35,9 @@ def test_it_says_that_it_is_not_for_diagnosis() -> None:
 
 
 def test_without_the_films_window_none_is_made() -> None:
-    with pytest.raises(ConflictError) as caught:
+    with pytest.raises(RefusedError) as caught:
         make("gsps", samples.report(display=None))
-    assert caught.value.code == "explanation_unavailable"
+    assert caught.value.code == "presentation_unknown"
 
 
 def test_a_map_without_evidence_gives_a_state_without_outlines() -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain import FilmDisplay, VoiFunction
 from app.errors import ImageError
 from app.imaging.dicom.pixel_format import PixelFormat
 from app.imaging.dicom.values import Header
@@ -32,11 +34,26 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Window:
+    """A VOI window in modality values; function as in VOI LUT Function (0028,1056)."""
+
+    center: float
+    width: float
+    function: VoiFunction
+
+
+_FUNCTIONS: Final[tuple[VoiFunction, ...]] = get_args(VoiFunction)
+FULL_RANGE: Final = Window(128.0, 256.0, "LINEAR")  # shows 0..255 as they are
+
+
+@dataclass(frozen=True)
 class Display:
-    """table: uint8 [2^bits_stored], the gray level of each stored bit pattern; method: the VOI step taken, as in `Acquisition`."""
+    """table: uint8 [2^bits_stored], the gray level of each stored bit pattern; method: the VOI step taken, as in `Acquisition`; shown:
+    the same as a rescale and a window, None where there was a LUT."""
 
     table: NDArray[np.uint8]
     method: str
+    shown: FilmDisplay | None
 
 
 def display_table(header: Header, pixel_format: PixelFormat, histogram: Histogram) -> Display:
@@ -52,17 +69,30 @@ def display_table(header: Header, pixel_format: PixelFormat, histogram: Histogra
     padding = padded(header, stored, signed=pixel_format.signed)
     values, changed = modality_values(header, stored, signed=pixel_format.signed)
     gray = voi_lut(header, values)
-    method = "voi_lut"
+    method, applied = "voi_lut", None
     if gray is None:
-        gray, method = _windowed(header, values)
-    if gray is None and pixel_format.bits_stored == 8 and not pixel_format.signed and not changed:
-        gray, method = values / 255.0, "full_range"  # 8 bits without any VOI are display values already
-    if gray is None:
-        gray, method = percentile(values, np.where(padding, 0, histogram())), "percentile"
-    if is_inverted(header, pixel_format.photometric):
+        applied = _header_window(header)
+        if applied is not None:
+            method = f"window_{applied.function.lower()}"
+        elif pixel_format.bits_stored == 8 and not pixel_format.signed and not changed:
+            method, applied = "full_range", FULL_RANGE  # 8 bits without any VOI are display values already
+        else:
+            method, applied = "percentile", percentile_window(values, np.where(padding, 0, histogram()))
+        gray = np.zeros(len(values)) if applied is None else window(values, applied)
+    inverse = is_inverted(header, pixel_format.photometric)
+    if inverse:
         gray = 1.0 - gray
     gray = np.where(padding, 0.0, gray)
-    return Display(np.rint(gray * 255.0).astype(np.uint8), method)
+    return Display(np.rint(gray * 255.0).astype(np.uint8), method, _shown(header, applied, inverse=inverse))
+
+
+def _shown(header: Header, applied: Window | None, *, inverse: bool) -> FilmDisplay | None:
+    if applied is None or header.items(_MODALITY_LUT):
+        return None
+    slope, intercept = (
+        (header.decimals(tag, "the rescale") or (default,))[0] for tag, default in ((_SLOPE, 1.0), (_INTERCEPT, 0.0))
+    )
+    return FilmDisplay(slope, intercept, applied.center, applied.width, applied.function, inverse)
 
 
 def stored_values(pixel_format: PixelFormat) -> Values:
@@ -154,57 +184,54 @@ def _entries(item: Header, entries: int, bits: int) -> NDArray[np.unsignedintege
     raise malformed("a LUT has another length than its descriptor says")
 
 
-def _windowed(header: Header, values: Values) -> tuple[Values | None, str]:
-    """Gray 0..1 by the first window, None where there is none."""
+def _header_window(header: Header) -> Window | None:
+    """The first window of the header, None where there is none."""
     centers, widths = header.decimals(_CENTER, "the window center"), header.decimals(_WIDTH, "the window width")
     if not centers and not widths:
-        return None, ""
+        return None
     if len(centers) != len(widths):
         raise malformed("it has not as many window widths as window centers")
-    functions = header.words(_FUNCTION)
-    function = functions[0] if len(functions) == 1 else "" if functions else "LINEAR"
-    return window(values, centers[0], widths[0], function), f"window_{function.lower()}"
+    functions = header.words(_FUNCTION) or ("LINEAR",)
+    function = next((known for known in _FUNCTIONS if functions == (known,)), None)
+    if function is None:
+        raise malformed("its VOI LUT function is not known")
+    center, width = centers[0], widths[0]
+    if width <= 0 or (function == "LINEAR" and width < 1):
+        raise malformed("its window width is not positive")
+    return Window(center, width, function)
 
 
-def window(values: Values, center: float, width: float, function: str) -> Values:
+def window(values: Values, applied: Window) -> Values:
     """Gray 0..1 (PS3.3 C.11.2.1.2 and C.11.2.1.3).
 
     LINEAR: 0 for x <= c - 0.5 - (w-1)/2, 1 for x > c - 0.5 + (w-1)/2, else (x - (c-0.5)) / (w-1) + 0.5; w >= 1.
     LINEAR_EXACT: 0 for x <= c - w/2, 1 for x > c + w/2, else (x - c) / w + 0.5; w > 0.
     SIGMOID: 1 / (1 + exp(-4 (x - c) / w)); w > 0.
-
-    Raises:
-        ImageError: `malformed_dicom` for a width out of range or a function not known.
     """
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise malformed("its VOI LUT function is not known")
-    if width <= 0 or (function == "LINEAR" and width < 1):
-        raise malformed("its window width is not positive")
-    if function == "SIGMOID":
+    center, width = applied.center, applied.width
+    if applied.function == "SIGMOID":
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700.0, 700.0))))
-    middle, span = (center - 0.5, width - 1.0) if function == "LINEAR" else (center, width)
+    middle, span = (center - 0.5, width - 1.0) if applied.function == "LINEAR" else (center, width)
     ramp = (values - middle) / span + 0.5 if span else np.zeros(len(values))
     ramp = np.where(values <= middle - span / 2, 0.0, np.where(values > middle + span / 2, 1.0, ramp))
     return np.clip(ramp, 0.0, 1.0)
 
 
-def percentile(values: Values, counts: NDArray[np.int64]) -> Values:
-    """Gray 0..1 of a film whose header says nothing of display: linear from the value that 0.5 % of the pixels do not exceed to the
-    one that 99.5 % do not, from the smallest to the largest where these are the same, and black where all are.
+def percentile_window(values: Values, counts: NDArray[np.int64]) -> Window | None:
+    """The window of a film whose header says nothing of display: from the value that 0.5 % of the pixels do not exceed to the one that
+    99.5 % do not, from the smallest to the largest where these are the same; None (black) where all are.
 
     counts: pixels per entry of `values`, without padding.
     """
     order = np.argsort(values, kind="stable")
     order = order[counts[order] > 0]
     if not len(order):
-        return np.zeros(len(values))
+        return None
     reached = np.cumsum(counts[order])
-    low, high = (values[order[np.searchsorted(reached, share * reached[-1])]] for share in (DARKEST, BRIGHTEST))
+    low, high = (float(values[order[np.searchsorted(reached, share * reached[-1])]]) for share in (DARKEST, BRIGHTEST))
     if low == high:
-        low, high = values[order[0]], values[order[-1]]
-    if low == high:
-        return np.zeros(len(values))
-    return np.asarray(np.clip((values - low) / (high - low), 0.0, 1.0))
+        low, high = float(values[order[0]]), float(values[order[-1]])
+    return None if low == high else Window((low + high) / 2, high - low, "LINEAR_EXACT")
 
 
 def is_inverted(header: Header, photometric: str) -> bool:

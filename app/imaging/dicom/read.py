@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain import Acquisition, Source
+from app.domain import Acquisition, FilmDisplay, Source
 from app.errors import ImageError
 from app.imaging.dicom.attributes import acquisition, source
 from app.imaging.dicom.frame import FrameDecoder, FrameRequest
@@ -23,17 +24,22 @@ from app.imaging.header import ImageLimits
 from app.imaging.memory import working_memory
 
 
-def read_dicom(
-    data: memoryview, limits: ImageLimits, decoder: FrameDecoder | None
-) -> tuple[NDArray[np.uint8], Acquisition, Source]:
+@dataclass(frozen=True)
+class DicomFilm:
+    """pixels: display values, uint8 [rows, columns], higher = brighter; how the film was taken, whose it is, how it is shown."""
+
+    pixels: NDArray[np.uint8]
+    acquisition: Acquisition
+    source: Source
+    display: FilmDisplay | None
+
+
+def read_dicom(data: memoryview, limits: ImageLimits, decoder: FrameDecoder | None) -> DicomFilm:
     """Decode a DICOM film.
 
     Args:
         data: the file as received; only read.
         decoder: for compressed transfer syntaxes; without one they are refused.
-
-    Returns:
-        display values uint8 [rows, columns], higher = brighter; how the film was taken; whose it is.
 
     Raises:
         ImageError: coded 4xx; the file is not a DICOM film that is taken.
@@ -45,16 +51,17 @@ def read_dicom(
     with working_memory(_working_bytes(dataset, pixel_format)):
         samples = _samples(dataset, pixel_format, decoder)
         if pixel_format.samples == 3:
-            pixels, method = luma(samples), "full_range"
+            pixels, method, shown = luma(samples), "full_range", None
         else:
             display = display_table(
                 header, pixel_format, lambda: pattern_counts(samples, 1 << pixel_format.bits_stored)
             )
-            pixels, method = through_table(samples, display.table), display.method
-    return (
+            pixels, method, shown = through_table(samples, display.table), display.method, display.shown
+    return DicomFilm(
         pixels,
         acquisition(header, pixel_format, dataset.syntax, method),
         source(header, pixel_format, dataset.syntax),
+        shown,
     )
 
 

@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
+from app.domain import FilmDisplay, VoiFunction
 from app.errors import ImageError
 from app.imaging.decode import ImageLimits, decode
-from app.imaging.dicom.luts import percentile, window
+from app.imaging.dicom.luts import Window, percentile_window, window
 from tests.support.dicom_films import as_bytes, file_dataset
 
 LIMITS = ImageLimits(min_px=1, max_px=4_096)
@@ -106,9 +107,9 @@ _numbers = st.floats(-70_000, 70_000, allow_nan=False)
 
 @settings(max_examples=300)
 @given(center=_numbers, width=st.floats(1, 100_000), function=st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]))
-def test_windows_rise_and_stay_in_range(center: float, width: float, function: str) -> None:
+def test_windows_rise_and_stay_in_range(center: float, width: float, function: VoiFunction) -> None:
     values = np.linspace(-65_536, 65_536, 999)
-    gray = window(values, center, width, function)
+    gray = window(values, Window(center, width, function))
     assert gray.min() >= 0
     assert gray.max() <= 1
     assert np.diff(gray).min() >= -1e-12
@@ -118,7 +119,7 @@ def test_windows_rise_and_stay_in_range(center: float, width: float, function: s
 @given(center=st.integers(-3_000, 3_000), width=st.integers(2, 5_000))
 def test_linear_reaches_black_and_white_exactly_where_the_standard_says(center: int, width: int) -> None:
     values = np.arange(-10_000.0, 10_001.0)
-    gray = window(values, center, width, "LINEAR")
+    gray = window(values, Window(center, width, "LINEAR"))
     assert np.array_equal(gray == 0, values <= center - 0.5 - (width - 1) / 2)
     assert np.array_equal(gray == 1, values >= center - 0.5 + (width - 1) / 2)
 
@@ -127,7 +128,8 @@ def test_linear_reaches_black_and_white_exactly_where_the_standard_says(center: 
 @given(center=_numbers, width=st.floats(0.01, 100_000))
 def test_sigmoid_is_symmetric_and_half_at_its_center(center: float, width: float) -> None:
     away = np.array([0.0, 0.1, 1.0, 3.0]) * width
-    right, left = window(center + away, center, width, "SIGMOID"), window(center - away, center, width, "SIGMOID")
+    sigmoid = Window(center, width, "SIGMOID")
+    right, left = window(center + away, sigmoid), window(center - away, sigmoid)
     assert right[0] == 0.5
     assert np.allclose(right + left, 1.0, atol=1e-9)
 
@@ -241,7 +243,9 @@ def test_the_default_range_by_hand() -> None:
     """1,000 pixels: values 0..999 once each. 0.5 % do not exceed 4, 99.5 % do not exceed 994."""
     counts = np.zeros(4_096, np.int64)
     counts[:1_000] = 1
-    gray = percentile(np.arange(4_096.0), counts)
+    found = percentile_window(np.arange(4_096.0), counts)
+    assert found is not None
+    gray = window(np.arange(4_096.0), found)
     assert gray[[0, 4, 499, 994, 999]].tolist() == [0, 0, 0.5, 1, 1]
 
 
@@ -302,3 +306,19 @@ def test_refusals() -> None:
     assert code(ramp(12), 12, WindowCenter=1, WindowWidth=0) == "malformed_dicom"
     assert code(ramp(12), 12, VOILUTFunction="CUBIC", **_WINDOW) == "malformed_dicom"
     assert code(ramp(12), 12, PresentationLUTShape="LIN OD") == "unsupported_pixel_format"
+
+
+# --- what a presentation state may say
+
+
+def test_the_display_is_told_as_rescale_and_window() -> None:
+    def told(**attributes: Any) -> FilmDisplay | None:
+        return decode(as_bytes(dataset(ramp(12), 12, **attributes)), LIMITS).display
+
+    plain = told(WindowCenter=300, WindowWidth=200, VOILUTFunction="SIGMOID", RescaleSlope=2, RescaleIntercept=-5)
+    assert plain == FilmDisplay(2, -5, 300, 200, "SIGMOID", inverse=False)
+    assert told(PhotometricInterpretation="MONOCHROME1") == (
+        FilmDisplay(1, 0, 2_047.5, 4_055, "LINEAR_EXACT", inverse=True)
+    )
+    assert told(VOILUTSequence=lut([0, 255], 0, 8)) is None
+    assert told(ModalityLUTSequence=lut(list(range(4_096)), 0, 16)) is None
