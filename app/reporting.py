@@ -9,18 +9,18 @@ from datetime import datetime
 
 from app import results
 from app.bundle.manifest import OperatingPoint
-from app.errors import RefusedError
+from app.errors import ConflictError, RefusedError
 from app.judging import Drawn, ExplainOptions, Refusal
 from app.live import LiveBundle
-from app.results import NEEDS_PICTURE, SHOWS_PICTURE, HeatMapDrawn, Report, ResultKind
+from app.results import SHOWS_PICTURE, HeatMapDrawn, Report, ResultKind
 
 Objects = Mapping[ResultKind, bytes]
+_MAY_BE_LEFT_OUT = frozenset({"explanation_unavailable", "presentation_unknown"})
 
 
 def drawing_for(kinds: Collection[ResultKind], live: LiveBundle) -> ExplainOptions | None:
     """What has to be drawn: the map of the decided class, for objects that show one and where the bundle has one."""
-    shown = SHOWS_PICTURE if live.head.available else NEEDS_PICTURE
-    return ExplainOptions(output="array") if shown.intersection(kinds) else None
+    return ExplainOptions(output="array") if live.head.available and SHOWS_PICTURE.intersection(kinds) else None
 
 
 def with_objects(
@@ -32,21 +32,38 @@ def with_objects(
     request_id: str,
     judged_at: datetime,
 ) -> tuple[Drawn, Objects]:
-    """The judgement with the time that its objects took, and the objects.
+    """The judgement with the time that its objects took, and the objects. Of several, those are left out that this bundle or the
+    display of this film does not allow; the others are still worth having.
 
     Raises:
-        Refusal: `dicom_source_required`.
+        Refusal: `dicom_source_required`; `presentation_unknown` where nothing is left.
+        ConflictError: `explanation_unavailable` where nothing is left.
     """
     if not kinds:
         return drawn, {}
     begun = time.perf_counter()
     report = as_report(drawn, live, point, request_id=request_id, judged_at=judged_at)
     try:
-        objects = {kind: results.make(kind, report) for kind in kinds}
+        objects = _made(kinds, report)
     except RefusedError as error:
         raise Refusal(error, drawn.judgement.radiograph.sha256) from error
     timing = {**drawn.judgement.timing_ms, "objects": (time.perf_counter() - begun) * 1e3}
     return replace(drawn, judgement=replace(drawn.judgement, timing_ms=timing)), objects
+
+
+def _made(kinds: Collection[ResultKind], report: Report) -> Objects:
+    objects: dict[ResultKind, bytes] = {}
+    impossible: RefusedError | ConflictError | None = None
+    for kind in kinds:
+        try:
+            objects[kind] = results.make(kind, report)
+        except (RefusedError, ConflictError) as error:
+            if error.code not in _MAY_BE_LEFT_OUT:
+                raise
+            impossible = impossible or error
+    if impossible is not None and not objects:
+        raise impossible
+    return objects
 
 
 def as_report(drawn: Drawn, live: LiveBundle, point: OperatingPoint, *, request_id: str, judged_at: datetime) -> Report:

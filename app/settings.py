@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     batch_max_bytes: int = Field(
         32_000_000,
         ge=1_000,
-        description="Most bytes of a batch request that are not DICOM, part headers included; with DICOM films it may be half of what may be in flight.",
+        description="Most bytes of a batch request that are not DICOM; with DICOM films it may be half of all in flight.",
     )
     in_flight_max_bytes: int = Field(
         128_000_000, ge=1_000, description="Most body bytes held at one time by all requests together."

@@ -28,7 +28,7 @@ NOT_READY = ("not_ready",)
 RECORDED = ("not_ready", "audit_unavailable", "internal_error")
 NEGOTIATED = ("not_acceptable",)
 EXPLAINED = ("explanation_unavailable", "unknown_target")
-OBJECTS = ("dicom_source_required",)
+OBJECTS = ("dicom_source_required", "presentation_unknown")
 DICOM_FILES = (
     "malformed_dicom",
     "executable_preamble",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fastapi import Response
@@ -40,8 +40,9 @@ def object_response(answer: Answer, kind: ResultKind) -> Response:
     return Response(answer.objects[kind], headers={**facts(answer), "Content-Type": MEDIA_TYPES[kind]})
 
 
-def related_response(answer: Answer) -> Response:
-    """Several objects as multipart/related (RFC 2387), in the order asked for; a part's `Content-Location` is its kind."""
+def related_response(answer: Answer, wanted: Sequence[ResultKind]) -> Response:
+    """Several objects as multipart/related (RFC 2387), in the order asked for; a part's `Content-Location` is its kind. `CXR-Omitted`
+    names those of `wanted` that could not be made of this film by this bundle."""
     boundary = _boundary(answer.objects)
     pieces: list[bytes] = []
     for kind, content in answer.objects.items():
@@ -53,7 +54,8 @@ def related_response(answer: Answer) -> Response:
     pieces.append(f"--{boundary}--\r\n".encode("ascii"))
     root = MEDIA_TYPES[next(iter(answer.objects))]
     content_type = f'{RELATED}; boundary={boundary}; type="{root}"'
-    return Response(b"".join(pieces), headers={**facts(answer), "Content-Type": content_type})
+    omitted = ", ".join(kind for kind in wanted if kind not in answer.objects) or "none"
+    return Response(b"".join(pieces), headers={**facts(answer), "CXR-Omitted": omitted, "Content-Type": content_type})
 
 
 def _boundary(objects: Mapping[ResultKind, bytes]) -> str:

@@ -96,10 +96,12 @@ def gateway(
     service_key: str,
     destinations: list[dict[str, Any]],
     peers: list[str],
+    judge_all: bool = False,
     quiet_s: float = 0.3,
     dicom_port: int | None = None,
 ) -> Iterator[GatewayProcess]:
-    """A gateway, not yet started, and stopped at the end. destinations: as in the configuration, with secrets as `*_text`."""
+    """A gateway, not yet started, and stopped at the end. destinations: as in the configuration, with `token_text` for the
+    secret that belongs into a file; judge_all: whatever comes is judged, where the default rules take radiographs only."""
     folder.mkdir(parents=True, exist_ok=True)
     made = GatewayProcess(folder, dicom_port or free_port(), free_port())
     (folder / "key").write_text(service_key)
@@ -119,6 +121,8 @@ def gateway(
         "[study]",
         f"quiet_s = {quiet_s}",
     ]
+    if judge_all:
+        lines += ["[[select]]", 'action = "judge"']
     for destination in destinations:
         lines.append("[[destination]]")
         for name, value in destination.items():

@@ -63,10 +63,11 @@ def add_reports(app: FastAPI, room: Room) -> None:
         """One judgement, several objects: `multipart/related`, one part per object; `Content-Location` is its kind.
 
         DICOM objects belong to the study of the film and carry its identifiers; they have the same UIDs whenever the same film is
-        judged by the same bundle at the same operating point.
+        judged by the same bundle at the same operating point. An object that this film or this bundle does not allow (a presentation
+        state of a film shown through a look-up table, a picture without an explanation) is left out and named in `CXR-Omitted`.
         """
         choose(call_of(request).headers.get("accept"), (RELATED,))
         options, asker = query.options(), asker_of(request, RELATED)
         async with admitted_upload(request, room) as upload:
             answer = await room.service.report(only_file(upload), asker, options, upload.admission)
-            return related_response(answer)
+            return related_response(answer, options.objects)

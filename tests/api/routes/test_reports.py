@@ -10,8 +10,10 @@ from io import BytesIO
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from tests.api.routes.test_predict import events
@@ -174,6 +176,21 @@ def test_objects_for_a_study_need_a_study(client: httpx.Client, film: bytes, sta
         "pdf",
         "fhir",
     ]
+
+
+def test_what_a_film_does_not_allow_is_left_out_and_named(client: httpx.Client) -> None:
+    """A film shown through a look-up table has no window for a presentation state to repeat; its report is worth having all the same."""
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4_096, 0, 8], np.linspace(0, 255, 4_096).astype("<u2").tobytes()
+    lut["LUTDescriptor"].VR, lut["LUTData"].VR = "US", "OW"
+    film = dicom_film(6, WindowCenter=None, WindowWidth=None, VOILUTSequence=[lut])
+    reply = client.post("/reports?objects=gsps,sr", content=film, headers=DICOM)
+    assert [kind for kind, _, _ in parts(reply)] == ["sr"]
+    assert reply.headers["CXR-Omitted"] == "gsps"
+    assert code(client.post("/reports?objects=gsps", content=film, headers=DICOM)) == (422, "presentation_unknown")
+    whole = client.post("/reports?objects=gsps,sr", content=dicom_film(6), headers=DICOM)
+    assert [kind for kind, _, _ in parts(whole)] == ["gsps", "sr"]
+    assert whole.headers["CXR-Omitted"] == "none"
 
 
 def test_a_large_dicom_film_and_a_large_picture(client: httpx.Client) -> None:
