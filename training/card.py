@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Estimate, Manifest, Metric, OperatingPoint
 
 
@@ -22,6 +23,7 @@ def model_card(m: Manifest) -> str:
         "## Figures",
         "95 % intervals from a bootstrap over patients.",
         _metrics(m.metrics),
+        *_gate(m),
         "## Input",
         _input(m),
         "## Where it comes from",
@@ -84,6 +86,42 @@ def _review(m: Manifest) -> str:
 def _metrics(metrics: Iterable[Metric]) -> str:
     rows = [(x.data, x.name, number(x.value, x.ci), str(x.n)) for x in metrics]
     return table(("films", "figure", "value", "n"), rows)
+
+
+def _gate(m: Manifest) -> list[str]:
+    """What the bundle refuses to judge, and how well it tells; nothing for a bundle that judges anything."""
+    if m.gate is None:
+        return []
+    header = m.gate.header
+    words = (
+        f"A DICOM header must say modality {_either(header.modalities)}, body part {_either(header.body_parts)}, view "
+        f"{_either(header.views)}; digitised films ({_either(header.film_modalities) or 'none'}) are taken with a warning."
+    )
+    actions = table(("finding", "action"), sorted(m.gate.actions.items()))
+    return ["## Gate", words, actions, *_picture_gate(m.gate.picture)]
+
+
+def _picture_gate(picture: PictureGate | None) -> list[str]:
+    if picture is None:
+        return ["Pictures are not looked at."]
+    limits = (
+        f"A picture is no chest film where its distance is above {picture.distance_above:.4f}, or that of the classifier's features "
+        f"above {picture.network_distance_above:.4f}; a pose other than upright counts from a probability of "
+        f"{picture.pose_probability_at_least:g} on (temperature {picture.temperature:.4f})."
+    )
+    measured = (
+        "Measured on films and pictures that set neither weights nor limits; 95 % intervals by Wilson, film by film. The augmentation "
+        "and the rule of the limit were settled after a look at an earlier gate's answers to some of these films, so expect a little "
+        "less of new ones. `false_refusal`: "
+        "sound upright films that are refused. `refusal`: what must not be judged and is refused, for whatever reason. `right_pose`: "
+        "refused with the right reason. `refused_or_warned`: not judged silently."
+    )
+    rows = [(f.name, f.data, number(f.value, f.ci), str(f.n)) for f in picture.false_refusal]
+    return [limits, measured, table(("figure", "pictures", "value", "n"), rows)]
+
+
+def _either(words: Iterable[str]) -> str:
+    return " or ".join(words)
 
 
 def _input(m: Manifest) -> str:

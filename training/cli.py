@@ -7,6 +7,7 @@
     export     write a bundle, verify it, make it the latest
     report     one HTML page with everything
     run        all of the above, in order
+    gate       give a bundle the parts that refuse what it must not judge
 
 Runs live in runs/<recipe>-<digest>/. Choose between runs by `leaderboard`,
 which knows the hard validation only; the test split is looked at once per
@@ -15,6 +16,7 @@ reported run, and every look adds a line to the ledger.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +34,9 @@ from training.export import export as export_run
 from training.films import CHECKOUT
 from training.fit import fit as fit_recipe
 from training.fit import recipe_splits
+from training.gate.build import build_gated
+from training.gate.fit import GateFit
+from training.gate.measure import PICTURES, figure_lines
 from training.readme import model_figures, replace_between_markers
 from training.recipe import load_recipe
 from training.reduced import LIMIT, compare_copies, model_of
@@ -149,6 +154,39 @@ def readme_figures(
     content = model_figures(verified.manifest, verified.digest, ctx.obj.ledger)
     readme.write_text(replace_between_markers(readme.read_text(encoding="utf-8"), content), encoding="utf-8")
     typer.echo(f"{readme.name}: figures of {bundle}")
+
+
+@app.command()
+def gate(  # noqa: PLR0917  typer passes by name
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="The bundle, name/version, or its folder.")],
+    version: Annotated[
+        str | None, typer.Option(help="Version of the bundle with the gate; default: the next minor one.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The bundle's recipe, where it is no longer in training/recipes/.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the fit; fewer only to try the command out.")
+    ] = GateFit().steps,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Pictures of each generated kind to measure on; fewer only to try it out.")
+    ] = PICTURES,
+) -> None:
+    """Fit the gate, measure it on films and pictures it has not seen, write the bundle's next version, make it the latest."""
+    parent = BundleRef.parse("/".join(bundle.parts[-2:]))
+    made = BundleStore(ctx.obj.bundles).read_manifest(parent).provenance.recipe
+    part = replace(GateFit(), steps=steps, drawn=min(GateFit().drawn, steps * GateFit().others))
+    version = version or _next_minor(parent)
+    done = build_gated(parent, version, load_recipe(recipe or made), ctx.obj, part, _console(), pictures)
+    for line in figure_lines(done.figures):
+        typer.echo(line)
+    typer.echo(f"{done.ref}: verified, digest {done.digest}")
+
+
+def _next_minor(parent: BundleRef) -> str:
+    _, major, minor, _ = parent.order
+    return f"{major}.{minor + 1}.0"
 
 
 @app.command(name="run")

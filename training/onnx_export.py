@@ -8,14 +8,15 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from training.network import TriageNetwork
 
 OPSET = 17
 
 
-def onnx_bytes(network: TriageNetwork, size: int) -> bytes:
-    """The network as ONNX: input `image` [B, 1, S, S], outputs `logits` [B, 1] and `features` [B, C, h, w], B free.
+def onnx_bytes(network: nn.Module, size: int) -> bytes:
+    """The network as ONNX: input `image` [B, 1, S, S], outputs `logits` [B, K] and `features` [B, C, h, w], B free.
 
     Batch normalisation is folded into the convolutions by the exporter; all tensors lie inside the file.
     """

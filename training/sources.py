@@ -12,7 +12,7 @@ from app.bundle.manifest import IntendedUse, Licence
 from app.errors import ConfigurationError
 from training.films import Film
 
-COMMERCIAL = frozenset({"CC BY 4.0", "CC BY 3.0"})
+COMMERCIAL = frozenset({"CC BY 4.0", "CC BY 3.0", "NIH Clinical Center: no restrictions on use, attribution required"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,27 @@ _KERMANY = Source(
     age_years=(1.0, 5.0),
     views=("AP",),
 )
-SOURCES: dict[str, Source] = {"kermany_hires": _KERMANY, "kermany_224": _KERMANY}
+_NIH = Source(
+    attribution=(
+        "Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8. CVPR 2017; NIH Clinical Center, "
+        "https://nihcc.app.box.com/v/ChestXray-NIHCC"
+    ),
+    population="adults and some children, NIH Clinical Center, frontal AP and PA radiographs",
+    age_years=None,
+    views=("AP", "PA"),
+)
+_HANNOVER = Source(
+    attribution="Winther HB et al. COVID-19 Image Repository. Hannover Medical School, doi:10.25835/0090041",
+    population="COVID-19 patients, Hannover Medical School, mostly AP bedside radiographs",
+    age_years=None,
+    views=("AP", "PA"),
+)
+SOURCES: dict[str, Source] = {
+    "kermany_hires": _KERMANY,
+    "kermany_224": _KERMANY,
+    "nih_chestxray14": _NIH,
+    "hannover_covid19": _HANNOVER,
+}
 
 
 def source(folder: str) -> Source:

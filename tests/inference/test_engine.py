@@ -15,7 +15,7 @@ from app.domain import EngineInfo
 from app.errors import BundleError, InternalError
 from app.inference.engine import OnnxRuntimeEngine
 from app.inference.runtime import onnxruntime
-from tests.support.tiny_bundle import SIZE, random_weights, tiny_network
+from tests.support.tiny_network import SIZE, random_weights, tiny_network
 
 
 def network(seed: int = 0) -> onnx.ModelProto:

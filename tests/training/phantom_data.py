@@ -102,12 +102,15 @@ def _write_originals(root: Path) -> None:
         (root / row["path"]).parent.mkdir(parents=True, exist_ok=True)
         (root / row["path"]).write_bytes(encode_png(pixels))
     rows.append(rows[0] | {"path": "originals/not_frontal_cxr/slice.png", "label": "not_applicable"})
+    (root / rows[-1]["path"]).parent.mkdir(parents=True, exist_ok=True)
+    (root / rows[-1]["path"]).write_bytes(encode_png(np.rot90(phantom(9, height=128, width=150)).copy()))
+    rows = [row | {"note": "a slice" if row["label"] == "not_applicable" else ""} for row in rows]
     _write_manifest(root / "originals" / "manifest.csv", rows)
 
 
 def _write_manifest(path: Path, rows: Sequence[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=HEADER)
+        writer = csv.DictWriter(stream, fieldnames=rows[0])
         writer.writeheader()
         writer.writerows(rows)

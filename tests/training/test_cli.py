@@ -268,6 +268,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         "export",
         "report",
         "run",
+        "gate",
         "leaderboard",
         "reduced-copies",
         "readme-figures",
