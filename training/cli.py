@@ -37,7 +37,7 @@ from training.fit import recipe_splits
 from training.gate.build import build_gated
 from training.gate.fit import GateFit
 from training.gate.measure import PICTURES, figure_lines
-from training.readme import model_figures, replace_between_markers
+from training.readme import gate_figures, model_figures, replace_between_markers
 from training.recipe import load_recipe
 from training.reduced import LIMIT, compare_copies, model_of
 from training.report import write_report
@@ -151,8 +151,11 @@ def readme_figures(
 ) -> None:
     """Write the bundle's figures between the markers of README.md."""
     verified = BundleStore(ctx.obj.bundles).verify(BundleRef.parse(bundle))
-    content = model_figures(verified.manifest, verified.digest, ctx.obj.ledger)
-    readme.write_text(replace_between_markers(readme.read_text(encoding="utf-8"), content), encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    model = model_figures(verified.manifest, verified.digest, ctx.obj.ledger)
+    for block, content in (("figures:model", model), ("figures:gate", gate_figures(verified.manifest))):
+        text = replace_between_markers(text, block, content)
+    readme.write_text(text, encoding="utf-8")
     typer.echo(f"{readme.name}: figures of {bundle}")
 
 

@@ -10,7 +10,6 @@ from training import ledger
 from training.anchors import ANCHORS
 from training.card import number, table
 
-START, END = "<!-- figures:model -->", "<!-- /figures:model -->"
 TEST = "official test"
 
 
@@ -29,13 +28,33 @@ def model_figures(m: Manifest, digest: str, ledger_path: Path) -> str:
     return "\n\n".join([head, _test_table(m, found), _hard_lines(m, found), _ledger_line(rows)])
 
 
-def replace_between_markers(text: str, content: str) -> str:
-    """`text` with what stands between the markers replaced. Raises ConfigurationError without exactly one pair of markers."""
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ConfigurationError("markers_missing", f"wanted one {START} and one {END} after it")
-    head, rest = text.split(START)
-    _, tail = rest.split(END)
-    return f"{head}{START}\n{content}\n{END}{tail}"
+def gate_figures(m: Manifest) -> str:
+    """Markdown: what the bundle's gate refuses, of films it should take and of everything else. A line for a bundle that has none."""
+    picture = m.picture_gate
+    if picture is None:
+        return f"`{m.name}/{m.version}` has no gate that looks at pictures."
+    rows = [
+        (f.data, *(number(f.value, f.ci) if f.name == name else "" for name in ("false_refusal", "refusal")), str(f.n))
+        for f in picture.false_refusal
+        if f.name in ("false_refusal", "refusal")
+    ]
+    head = (
+        f"The gate of `{m.name}/{m.version}` on pictures that set neither its weights nor its limits, share refused with 95 % interval "
+        "(Wilson). Sound films belong in the first column, as few as can be; what must not be judged in the second, all of it (of "
+        "cropped films most are warned of instead). say little: a lateral without a header is not reliably caught, and mirrored "
+        "films are not detected."
+    )
+    return f"{head}\n\n{table(('pictures', 'refused though sound', 'refused as they should be', 'n'), rows)}"
+
+
+def replace_between_markers(text: str, block: str, content: str) -> str:
+    """`text` with what stands between the markers of `block` replaced. Raises ConfigurationError without exactly one pair of them."""
+    start, end = f"<!-- {block} -->", f"<!-- /{block} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ConfigurationError("markers_missing", f"wanted one {start} and one {end} after it")
+    head, rest = text.split(start)
+    _, tail = rest.split(end)
+    return f"{head}{start}\n{content}\n{end}{tail}"
 
 
 def _test_table(m: Manifest, found: dict[tuple[str, str], Metric]) -> str:

@@ -22,7 +22,6 @@ from tests.training.phantom_data import TINY, write_data
 from training import ledger
 from training.cli import main
 from training.films import CHECKOUT
-from training.readme import END, START
 from training.recipe import load_recipe
 from training.runs import Places, Run, find_run
 
@@ -174,13 +173,17 @@ def test_the_leaderboard_knows_no_test_figure(made: Factory, capsys: pytest.Capt
     assert f"{made.run.read_json('figures-test.json')['test']['scores']['auroc']['value']:.4f}" not in shown
 
 
+MODEL, GATE = "<!-- figures:model -->", "<!-- figures:gate -->"
+
+
 def test_readme_figures_go_between_the_markers(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
     readme = made.root / "README.md"
-    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    readme.write_text(f"before\n{MODEL}\nold\n<!-- /figures:model -->\n{GATE}\nold\n<!-- /figures:gate -->\nafter\n")
     made("readme-figures", "tiny/1.2.3", "--readme", str(readme))
     text = readme.read_text()
-    assert text.startswith(f"before\n{START}\n")
-    assert text.endswith(f"{END}\nafter\n")
+    assert text.startswith(f"before\n{MODEL}\n")
+    assert f"{GATE}\n`tiny/1.2.3` has no gate that looks at pictures.\n" in text
+    assert text.endswith("<!-- /figures:gate -->\nafter\n")
     assert "old" not in text
     auroc = made.run.read_json("figures-test.json")["test"]["scores"]["auroc"]["value"]
     assert f"| AUROC | {auroc:.4f} (" in text
