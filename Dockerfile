@@ -8,7 +8,8 @@ FROM ${PYTHON_IMAGE} AS base
 RUN groupadd --gid 10001 cxr \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /state --shell /usr/sbin/nologin cxr \
  && install -d -o 10001 -g 10001 -m 0700 /state /secrets /runs \
-      /credentials/admin /credentials/database /credentials/prometheus /volumes/postgres /volumes/prometheus
+      /credentials/admin /credentials/database /credentials/gateway /credentials/orthanc /credentials/prometheus \
+      /volumes/postgres /volumes/prometheus
 # One thread per worker in the numeric libraries: the service has its own workers (see the README's settings).
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -30,7 +31,7 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/cxr
 COPY pyproject.toml constraints.txt ./
 # Dependencies first and on their own, so that a change of the source does not fetch them again.
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], sep='\n')" >requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], *p['optional-dependencies']['dimse'], sep='\n')" >requirements.txt \
  && python -m pip --python /opt/cxr/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY app app

@@ -1,7 +1,8 @@
 #!/bin/sh
-# One-shot set-up of the compose stack, in two steps because keys are rows in a database that needs a password first:
+# One-shot set-up of the compose stack, in steps because keys are rows in a database that needs a password first:
 #   init.sh secrets   passwords and the folders of postgres and prometheus (no network)
 #   init.sh keys      the audit key ring, the monitor key that prometheus sends, the administrator's key
+#   init.sh gateway   the gateway's key, the token that STOW-RS senders show it, Orthanc's password (profiles gateway and pacs)
 # What is there already is kept, so it may run any number of times. Prints where things are, never what they are.
 set -eu
 umask 077
@@ -36,8 +37,13 @@ case ${1:-} in
     keep_or_make /credentials/prometheus/key cxr keys create --role monitor --name prometheus
     keep_or_make /credentials/admin/key cxr keys create --role admin --name administrator
     ;;
+  gateway)
+    keep_or_make /credentials/gateway/key cxr keys create --role service --name gateway
+    keep_or_make /credentials/gateway/stow-token random_password
+    keep_or_make /credentials/orthanc/password random_password
+    ;;
   *)
-    echo "usage: init.sh secrets|keys" >&2
+    echo "usage: init.sh secrets|keys|gateway" >&2
     exit 2
     ;;
 esac

@@ -97,6 +97,8 @@ step "up again: nothing is made twice"
 check_idempotence
 step "SIGTERM under load"
 check_drain
+step "profiles gateway and pacs"
+check_pacs
 step "down"
 compose_down
 step

@@ -271,6 +271,44 @@ check_drain() {
   pass "the audit chain is whole after the stop"
 }
 
+check_pacs() { # a film into the PACS of the profile `pacs`; its report comes back by the gateway of the profile `gateway`
+  local service facts password began=$SECONDS
+  printf 'services: {orthanc: {build: {network: host}}}\n' >"$WORK/host-network-pacs.yml"
+  CXR_PUBLISH_DICOM=127.0.0.1:$(free_port)
+  CXR_PUBLISH_STOW=127.0.0.1:$(free_port)
+  CXR_PUBLISH_PACS=127.0.0.1:$(free_port)
+  CXR_PUBLISH_PACS_DICOM=127.0.0.1:$(free_port)
+  export COMPOSE_PROFILES=gateway,pacs CXR_PUBLISH_DICOM CXR_PUBLISH_STOW CXR_PUBLISH_PACS CXR_PUBLISH_PACS_DICOM
+  docker-compose --project-directory . --file docker-compose.yml --file "$WORK/host-network-pacs.yml" build orthanc >"$WORK/build.log" 2>&1 \
+    || fail "$(tail -n 30 "$WORK/build.log")"
+  docker-compose up --detach >"$WORK/up.log" 2>&1 || fail "$(tail -n 20 "$WORK/up.log")"
+  compose_wait_healthy
+  for service in gateway orthanc; do
+    wait_healthy "$(container_of "$service")" || fail "$service does not become healthy"
+    facts=$(in_service "$service" sh -c 'id -u; sed -n "s/^\(CapEff\|NoNewPrivs\):[[:space:]]*//p" /proc/1/status' | tr '\n' ' ')
+    [ "$facts" = "10001 0000000000000000 1 " ] || fail "$service runs with uid, capabilities, no-new-privileges = $facts"
+    ! in_service "$service" touch /x 2>/dev/null || fail "$service may write to its root"
+  done
+  pass "gateway and orthanc are healthy after $((SECONDS - began)) s: uid 10001, no capability, read-only root"
+  in_service gateway python - <deploy/test/send_phantom.py >"$WORK/sent.log" 2>&1 || fail "the PACS does not take a film: $(tail -n 3 "$WORK/sent.log")"
+  password=$(in_service gateway cat /credentials/orthanc/password)
+  for _ in $(seq 120); do
+    [ "$(find_series "$password" SR)" != 1 ] || break
+    sleep 0.5
+  done
+  [ "$(find_series "$password" SR)" = 1 ] || fail "no report in the PACS: $(in_service gateway cxr gateway status 2>&1)"
+  pass "a film sent to the PACS has its report there; gateway: $(in_service gateway cxr gateway status | head -n 1)"
+  [ "$(curl --silent --output /dev/null --write-out '%{http_code}' "http://$CXR_PUBLISH_PACS/series")" = 401 ] || fail "the PACS asks for no password"
+  [ "$(curl --silent --output /dev/null --write-out '%{http_code}' --request POST "http://$CXR_PUBLISH_STOW/studies")" = 401 ] \
+    || fail "STOW-RS asks for no token"
+  pass "the PACS asks for its password, STOW-RS for its token"
+}
+
+find_series() { # PASSWORD MODALITY: how many series of that modality the PACS has
+  curl --silent --user "cxr:$1" --data "{\"Level\": \"Series\", \"Query\": {\"Modality\": \"$2\"}}" "http://$CXR_PUBLISH_PACS/tools/find" \
+    | json 'len(answer)' 2>/dev/null
+}
+
 compose_down() {
   docker-compose down --volumes >"$WORK/down.log" 2>&1 || fail "$(tail -n 20 "$WORK/down.log")"
   UP=
