@@ -10,6 +10,9 @@ import sys
 
 import structlog
 
+QUOTING = ("highdicom", "pydicom", "pynetdicom", "httpx", "httpcore")
+"""Libraries whose log quotes headers, addresses or values of what they work on."""
+
 
 def configure(level: str) -> None:
     """Send every log record, structlog's and the standard library's, to standard error as one JSON object a line.
@@ -48,4 +51,6 @@ def configure(level: str) -> None:
         library.handlers.clear()
         library.propagate = True
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for quoting in QUOTING:
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.access").disabled = True  # the boundary writes the access line, without paths or queries

@@ -77,7 +77,7 @@ assert not unread, unread' || fail "the service image holds what it should not"
     "SIGTERM 4 Apache-2.0" ] || fail "stop signal, health check or labels are missing"
   size=$(docker inspect --format '{{.Size}}' "$SERVICE")
   base=$(docker inspect --format '{{.Size}}' "$BASE_IMAGE")
-  [ "$((size - base))" -lt 600000000 ] || fail "the service adds $(((size - base) / 1000000)) MB to its base"
+  [ "$((size - base))" -lt 700000000 ] || fail "the service adds $(((size - base) / 1000000)) MB to its base"
   pass "$((size / 1000000)) MB, of which $((base / 1000000)) MB are the base image"
 }
 
