@@ -149,7 +149,7 @@ class Boundary:
         call = exchange.call
         shown = as_http_error(error)
         if shown is not error and cause is None:
-            log.error("internal_error", route=call.template, error=str(error), exc_info=error)
+            log.error("internal_error", route=call.template, exc_info=error)
         call.code = shown.code
         response = problem_response(shown, call.request_id)
         if shown.code == "method_not_allowed":

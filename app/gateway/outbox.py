@@ -2,7 +2,8 @@
 
 At least once: a message that was sent but not yet recorded as delivered when the process ended is sent again, with the same SOP Instance
 UID, MSH-10 or webhook id, by which the other side knows it. While a target is away its queue stands still behind the first message, and
-where it cannot be reached at all no message's tries are used up; other destinations have queues and threads of their own.
+where it cannot be reached at all no message's tries are used up; other destinations have queues and threads of their own. A message on
+which the target broke off several times goes behind the others: it may be what ails the target.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import structlog
 from sqlalchemy import select, update
@@ -24,6 +25,8 @@ from app.gateway.tables import deliveries
 from app.gateway.workers import POLL_S, persist
 
 log = structlog.get_logger("cxr.gateway.outbox")
+
+SUSPECT_FROM: Final = 3  # tries of one message that got to the target and ended with it being away
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +104,9 @@ class Outbox:
             outcome = self._try(Message(row.message.partition(":")[2], row.kind, content))
             reached("deliver.after_send")
         attempts, next_at = row.attempts + outcome.tried, row.next_at
-        if outcome.away:  # the message stays the first
+        if outcome.away:  # the message stays the first, unless it may be the cause
+            if attempts >= SUSPECT_FROM:
+                next_at = self._now() + wait_s(retry, attempts)
             self._pause = (self._now() + wait_s(retry, away_times + 1, outcome.retry_after_s), away_times + 1)
         else:
             self._pause = (0.0, 0)

@@ -220,6 +220,19 @@ def test_a_message_on_which_the_target_dies_does_not_hold_up_the_others_for_ever
     wait_for(gateway, lambda s: (s.queues["ris"].dead, s.queues["ris"].delivered) == (1, 1))
 
 
+def test_such_a_message_lets_the_others_pass_long_before_its_tries_end(
+    start: Start, config: GatewayConfig, peers: Peers
+) -> None:
+    peers.mllp.poison = result_uid(film_uid(1), "oru")
+    gateway = start(config)  # 200 tries
+    gateway.receive(film(1), "SENDER")
+    wait_for(gateway, lambda s: s.queues["ris"].code == "broken_connection")
+    gateway.receive(film(2), "SENDER")
+    wait_for(gateway, lambda s: (s.queues["ris"].dead, s.queues["ris"].delivered) == (0, 1))
+    peers.mllp.poison = ""
+    wait_for(gateway, lambda s: s.queues["ris"].delivered == 2)
+
+
 def test_a_film_on_which_the_service_fails_is_a_dead_letter_and_holds_up_no_other(
     start: Start, few_tries: GatewayConfig, peers: Peers
 ) -> None:

@@ -117,7 +117,9 @@ class DecoderPool:
         except BaseException as error:
             self._places.put(None)
             if isinstance(error, _LostError | OSError | RuntimeError | CancelledError):  # the latter two: closed
-                raise UnavailableError("not_ready", reason="no decoder process can be started") from error
+                raise UnavailableError(
+                    "not_ready", retry_after_s=1, reason="no decoder process can be started"
+                ) from error
             raise
 
     def _start(self) -> _Child:
