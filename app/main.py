@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import structlog
@@ -72,26 +73,6 @@ def create_app(settings: Settings) -> FastAPI:
         decoder_restarts=lambda: decoder.restarts,
     )
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            try:
-                decoder.warm()
-                bundles.start()
-            except CxrError as error:
-                log.error("start_refused", reason=str(error))  # noqa: TRY400 - the server logs the traceback
-                raise
-            log.info("ready", bundle=str(bundles.current and bundles.current.ref), workers=scheduler.workers)
-            yield
-        finally:
-            service.begin_drain()
-            await scheduler.drain(settings.drain_s)
-            bundles.stop()
-            scheduler.close()
-            decoder.close()
-            records.close()
-            log.info("stopped")
-
     app = FastAPI(
         title="cxr-triage",
         version=version("cxr-triage"),
@@ -99,9 +80,39 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # the boundary measures; nothing leaves unasked
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, settings, records, scheduler, decoder, bundles, service),
     )
     app.state.service = service
     app.state.records = records
     install(app, settings=settings, service=service, records=records, metrics=metrics)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(  # noqa: PLR0917 - bound by `partial`; the framework gives the last
+    settings: Settings,
+    records: Records,
+    scheduler: Scheduler,
+    decoder: DecoderPool,
+    bundles: LiveBundles,
+    service: TriageService,
+    _: FastAPI,
+) -> AsyncIterator[None]:
+    """Start what must be there before the first request; at the end finish what was begun, the records last."""
+    try:
+        try:
+            decoder.warm()
+            bundles.start()
+        except CxrError as error:
+            log.error("start_refused", reason=str(error))  # noqa: TRY400 - the server logs the traceback
+            raise
+        log.info("ready", bundle=str(bundles.current and bundles.current.ref), workers=scheduler.workers)
+        yield
+    finally:
+        service.begin_drain()
+        await scheduler.drain(settings.drain_s)
+        bundles.stop()
+        scheduler.close()
+        decoder.close()
+        records.close()
+        log.info("stopped")

@@ -13,16 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.bundle.manifest import Manifest, OperatingPoint
 from app.domain import Acquisition, ActivationMap, Decision, Geometry, Judgement, Rule, Task
+from app.results.wording import NOT_A_DIAGNOSIS
 
 if TYPE_CHECKING:
     from app.judging import Contour
     from app.service import Answer, Explanation
 
 API_VERSION: Final = "1"
-DISCLAIMER: Final = (
-    "Calibrated risk score for decision support, not a diagnosis. A heat map is a hint, not the outline of a lesion. "
-    "A qualified person must read the film."
-)
+DISCLAIMER: Final = NOT_A_DIAGNOSIS
 MAP_DECIMALS = 4
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from app.errors import ImageError
-from app.imaging.dicom import words
+from app.imaging.dicom.attributes import body_part, view
 from app.imaging.dicom.part10 import read_part10
 from app.imaging.dicom.values import Header
 from app.imaging.header import ImageLimits
 
 # PS3.6; the UIDs of PS3.3 C.12.1 (SOP Common), C.7.2.1 (General Study), C.7.3.1 (General Series)
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-_IMAGE_TYPE, _MODALITY, _BODY_PART, _VIEW, _INSTANCE_NUMBER = 0x00080008, 0x00080060, 0x00180015, 0x00185101, 0x00200013
-_REGION, _VIEW_CODE, _CODE_VALUE = 0x00082218, 0x00540220, 0x00080100
+_IMAGE_TYPE, _MODALITY, _INSTANCE_NUMBER = 0x00080008, 0x00080060, 0x00200013
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,12}")
 
 
@@ -25,7 +23,7 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,12}")
 class FilmFacts:
     """Of one film. UIDs as text: in memory and under seal only, hence no repr. Words in upper case, empty where the header is silent.
 
-    body_part, view: of the closed lists in `imaging.dicom.words` (`other` for any other word), from the word or else from the code.
+    body_part, view: as `imaging.dicom.attributes` reads them for the answer.
 
     instance_number: of the film in its series, None where there is none.
     """
@@ -76,10 +74,8 @@ def read_facts(data: bytes, max_bytes: int) -> FilmFacts:
         study_uid=_uid(header, _STUDY),
         series_uid=_uid(header, _SERIES),
         modality=header.word(_MODALITY),
-        body_part=_known(header.word(_BODY_PART), words.BODY_PARTS) or _coded(header, _REGION, words.BODY_PART_CODES),
-        view=words.VIEWS.get(header.word(_VIEW), words.OTHER)
-        if header.word(_VIEW)
-        else _coded(header, _VIEW_CODE, words.VIEW_CODES),
+        body_part=body_part(header) or "",
+        view=view(header) or "",
         image_type=header.words(_IMAGE_TYPE),
         instance_number=int(number) if _INTEGER.fullmatch(number) else None,
     )
@@ -90,19 +86,3 @@ def _uid(header: Header, tag: int) -> str:
     if not uid:
         raise ImageError("malformed_dicom", what="one of its UIDs is missing or none")
     return uid
-
-
-def _known(word: str, known: frozenset[str]) -> str:
-    """The word if it is a known one, `other` if not, empty where there is none."""
-    return (word if word in known else words.OTHER) if word else ""
-
-
-def _coded(header: Header, tag: int, known: Mapping[str, str]) -> str:
-    """The same of the code in a sequence's one item."""
-    try:
-        items = header.items(tag)
-    except ImageError:
-        return words.OTHER
-    if not items:
-        return ""
-    return known.get(items[0].word(_CODE_VALUE), words.OTHER) if len(items) == 1 else words.OTHER

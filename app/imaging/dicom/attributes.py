@@ -52,8 +52,8 @@ def acquisition(header: Header, pixel_format: PixelFormat, syntax: TransferSynta
         photometric=pixel_format.photometric,
         bits_stored=pixel_format.bits_stored,
         display=display,
-        body_part=_listed(header.word(_BODY_PART), words.BODY_PARTS) or _coded(header, _REGION, words.BODY_PART_CODES),
-        view=_view(header),
+        body_part=body_part(header),
+        view=view(header),
         age_years=age_years(header.word(_AGE), header.word(_BIRTH_DATE), _film_date(header)),
         burned_in_annotation={"YES": True, "NO": False}.get(header.word(_BURNED_IN)),
         presentation_intent=_intent(header, sop_class),
@@ -61,6 +61,17 @@ def acquisition(header: Header, pixel_format: PixelFormat, syntax: TransferSynta
         pixel_spacing_mm=spacing,
         pixel_spacing_source=source,
     )
+
+
+def body_part(header: Header) -> str | None:
+    """In the words of `words.BODY_PARTS`: from the word, else from the code of the anatomic region; None where both are silent."""
+    return _listed(header.word(_BODY_PART), words.BODY_PARTS) or _coded(header, _REGION, words.BODY_PART_CODES)
+
+
+def view(header: Header) -> str | None:
+    """In the words of `words.VIEWS`: from View Position, else from the view code; None where both are silent."""
+    stated = header.word(_VIEW_POSITION)
+    return words.VIEWS.get(stated, words.OTHER) if stated else _coded(header, _VIEW_CODE, words.VIEW_CODES)
 
 
 def source(header: Header, pixel_format: PixelFormat, syntax: TransferSyntax) -> Source:
@@ -135,11 +146,6 @@ def _coded(header: Header, tag: int, known: dict[str, str]) -> str | None:
     if not items:
         return None
     return known.get(items[0].word(_CODE_VALUE), words.OTHER) if len(items) == 1 else words.OTHER
-
-
-def _view(header: Header) -> str | None:
-    stated = header.word(_VIEW_POSITION)
-    return words.VIEWS.get(stated, words.OTHER) if stated else _coded(header, _VIEW_CODE, words.VIEW_CODES)
 
 
 def _intent(header: Header, sop_class: str) -> Literal["presentation", "processing"] | None:
