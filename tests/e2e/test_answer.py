@@ -68,16 +68,20 @@ def test_command_line_predicts_the_same(server: Server, key: str, tmp_path: Path
     assert printed["operating_point"] == over_http["operating_point"]
 
 
-def test_shipped_bundle_serves_and_verifies(tmp_path: Path) -> None:
-    if not (PROJECT_ROOT / "model_bundles" / "latest").is_file():
+def test_the_bundles_that_ship_serve_and_verify(tmp_path: Path) -> None:
+    """As the README's first request has it: the real one refuses a phantom, the demo takes it."""
+    latest = PROJECT_ROOT / "model_bundles" / "latest"
+    if not latest.is_file():
         pytest.fail("no bundle ships in model_bundles/")
     film = encode_jpeg(phantom(1, height=1024, width=1024))
     with serving(tmp_path / "state") as server:
         key = server.key("radiologist")
+        assert server.request("GET", "/health").json()["bundle"] == latest.read_text().strip()
+        refused = server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg")
+        assert (refused.status, refused.json()["code"]) == (422, "not_a_chest_radiograph")
+        server.cxr("bundles", "activate", "phantom-demo/1.0.0")
         answer = server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").json()
-        assert (PROJECT_ROOT / "model_bundles" / "latest").read_text().strip() == (
-            f"{answer['bundle']['name']}/{answer['bundle']['version']}"
-        )
+        assert answer["bundle"]["name"] == "phantom-demo"
         assert server.cxr("audit", "verify").returncode == 0
         assert server.stop() == 0
 
