@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from app.imaging.dicom import decoder_protocol as syntax
 from app.imaging.dicom.decoders import DecoderPool
 from app.imaging.dicom.frame import FrameRequest
 from app.imaging.phantom import phantom
+from app.settings import PROJECT_ROOT
+from benchmarks.readme import write_block
 from tests.support.dicom_films import as_bytes, file_dataset
 
 ROWS, COLUMNS = 2_048, 1_760
+GUIDE = PROJECT_ROOT / "deploy" / "INTEGRATION.md"
 LOSSLESS = {
     syntax.JPEG_LOSSLESS: ("dcmcjpeg", "+el"),
     syntax.JPEG_LOSSLESS_SV1: ("dcmcjpeg", "+e1"),
@@ -140,13 +144,18 @@ def markdown(coded: dict[str, FrameRequest], milliseconds: dict[str, float]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=9, help="films decoded in each transfer syntax")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--no-guide", action="store_true", help="print only; else deploy/INTEGRATION.md gets the table")
+    options = parser.parse_args()
     pixels = film()
     coded = requests(pixels)
-    print(
-        f"{ROWS} x {COLUMNS} px ({ROWS * COLUMNS / 1e6:.1f} Mpx), 16 bits, fastest of {rounds} in one decoder process\n"
+    head = (
+        f"{ROWS} x {COLUMNS} px ({ROWS * COLUMNS / 1e6:.1f} Mpx), 16 bits unless said otherwise, fastest of {options.rounds} in one "
+        f"decoder process, {datetime.now(UTC):%Y-%m-%d}:"
     )
-    print(markdown(coded, measure(coded, pixels, rounds)))
+    text = f"{head}\n\n{markdown(coded, measure(coded, pixels, options.rounds))}"
+    print(text)
+    if not options.no_guide:
+        write_block("syntaxes", text, GUIDE)
 
 
 if __name__ == "__main__":
