@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # the gateway's libraries are the extra `dimse`: every other 
 log = structlog.get_logger("cxr.gateway")
 
 HTTP_DRAIN_S = 10
-HELP = """Take films from a PACS (C-STORE, STOW-RS), have the service judge them, deliver the results. Needs the extra `dimse`.
+HELP = r"""Take films from a PACS (C-STORE, STOW-RS), have the service judge them, deliver the results. Needs the extra `dimse`.
 
-CXR_GATEWAY_CONFIG or --config names a TOML file: [dimse] who may send and where it listens, [stow] the same for STOW-RS, [service]
-whom to ask, [study] how long to wait, [[select]] what is judged, [[destination]] who gets what. deploy/orthanc/gateway.toml is an
+CXR_GATEWAY_CONFIG or --config names a TOML file: \[dimse] who may send and where it listens, \[stow] the same for STOW-RS, \[service]
+whom to ask, \[study] how long to wait, \[\[select]] what is judged, \[\[destination]] who gets what. deploy/orthanc/gateway.toml is an
 example; `cxr gateway check-config` says what is wrong with a file. Queue and key ring are in CXR_STATE_DIR and CXR_SECRETS_DIR.
 """
 group = typer.Typer(help=HELP, no_args_is_help=True)

@@ -221,3 +221,11 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("cxr: missing_extra: install cxr-triage[dimse]")
+
+
+def test_the_help_names_the_sections_of_the_file() -> None:
+    """A name in brackets is markup to the library that prints the help, unless it is told otherwise."""
+    command = [sys.executable, "-m", "app.cli", "gateway", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    sections = set(GatewayConfig.model_fields)
+    assert {s for s in sections if f"[{s}]" in told} == sections
