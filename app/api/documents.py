@@ -20,6 +20,7 @@ from app.api.objects import FACTS, FORMS, RELATED
 from app.api.policy import POLICIES, Policy
 from app.api.problems import MEDIA_TYPE, TYPE_PREFIX
 from app.api.schemas import GradcamAnswer, PredictAnswer, Problem
+from app.bundle.gate_spec import GATE_CODES
 from app.errors import ERROR_TABLE
 
 GUARDED = ("unauthenticated", "forbidden", "rate_limited")
@@ -38,24 +39,7 @@ DICOM_FILES = (
     "multi_frame_image",
     "undecodable_image",
 )
-REFUSED = (
-    "too_small",
-    "blank_image",
-    "unsupported_modality",
-    "unsupported_body_part",
-    "lateral_view",
-    "unsupported_view",
-    "patient_age_out_of_range",
-    "burned_in_annotation",
-    "not_for_presentation",
-    "not_a_chest_radiograph",
-    "rotated_image",
-    "inverted_image",
-    "cropped_image",
-    "under_exposed",
-    "over_exposed",
-    "low_contrast",
-)
+REFUSED = ("too_small", "blank_image", *(code for code in GATE_CODES if code in ERROR_TABLE))
 UPLOADED = (
     *GUARDED,
     *QUERY,
