@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.gate_spec import GATE_CODES, Action, GateCode, GateSpec
+from app.bundle.gate_spec import GATE_CODES, Action, GateCode, GateSpec, Pose
 from app.bundle.input_spec import InputSpec
 from app.bundle.store import GateParts
 from app.domain import NetworkOutput, Radiograph
@@ -27,17 +27,7 @@ from tests.support.tiny_network import CHANNELS, GRID, SIZE, random_weights, tin
 
 Floats = NDArray[np.float64]
 
-POSES = (
-    "upright",
-    "rotated_90",
-    "rotated_180",
-    "rotated_270",
-    "inverted",
-    "inverted_rotated_90",
-    "inverted_rotated_180",
-    "inverted_rotated_270",
-    "cropped",
-)
+POSES: tuple[Pose, ...] = get_args(Pose)
 FILMS = 60
 MARGIN = 1.5  # limit of distance over the largest distance of a fitted phantom
 NETWORK_MARGIN = 2.0  # the same for the classifier, whose features lie less closely together
