@@ -28,21 +28,21 @@ from rich.table import Table
 
 from app.bundle.store import BundleRef, BundleStore
 from app.errors import CxrError
-from training.evaluate import evaluate as evaluate_split
-from training.evaluate import summary
-from training.export import export as export_run
-from training.films import CHECKOUT
-from training.fit import fit as fit_recipe
-from training.fit import recipe_splits
+from training.data.reduced import LIMIT, compare_copies, model_of
+from training.fitting.fit import fit as fit_recipe
+from training.fitting.fit import recipe_splits
 from training.gate.build import build_gated
 from training.gate.fit import GateFit
 from training.gate.measure import PICTURES, figure_lines
-from training.readme import gate_figures, model_figures, replace_between_markers
+from training.judging.evaluate import evaluate as evaluate_split
+from training.judging.evaluate import summary
+from training.judging.shortcuts import probe_shortcuts
+from training.places import CHECKOUT, Places
+from training.publishing.export import export as export_run
+from training.publishing.readme import gate_figures, model_figures, replace_between_markers
+from training.publishing.report import write_report
 from training.recipe import load_recipe
-from training.reduced import LIMIT, compare_copies, model_of
-from training.report import write_report
-from training.runs import Places, Run, find_run
-from training.shortcuts import probe_shortcuts
+from training.runs import Run, find_run
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 

@@ -86,7 +86,7 @@ class TrainingPart(_Part):
 
 
 class AugmentationPart(_Part):
-    """Seeded random changes of the training films (`training.augment`). There is no flip: it would swap the heart's side.
+    """Seeded random changes of the training films (`training.fitting.augment`). There is no flip: it would swap the heart's side.
 
     gamma: exponent drawn log-uniformly from [1/gamma, gamma]. window: exposure window edges move by up to this share of the
     gray range (values outside are clipped, as over- and under-exposure do). curve: weight of a random monotone tone curve.
@@ -113,7 +113,7 @@ class AugmentationPart(_Part):
 class HardValidationPart(_Part):
     """The validation that chooses between runs; fixed before training.
 
-    severities: levels of every corruption (`training.corruptions`). nih: the adult folder that is never trained on.
+    severities: levels of every corruption (`training.judging.corruptions`). nih: the adult folder that is never trained on.
     selection: `mean_auroc` = (mean AUROC over corruptions and severities of the Kermany validation + NIH AUROC) / 2.
     """
 

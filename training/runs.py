@@ -30,22 +30,11 @@ import torch
 from torch import Tensor
 
 from app.errors import ConfigurationError
-from training.films import CHECKOUT, DEFAULT_DATA
-from training.network import TriageNetwork, build_network
+from training.networks.network import TriageNetwork, build_network
+from training.places import CHECKOUT, Places
 from training.recipe import Recipe
 
 LIBRARIES = ("numpy", "opencv-python-headless", "onnx", "onnxruntime", "scikit-learn", "torch", "torchvision")
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are: the data folder, the pixel cache, the runs, the bundles and the test ledger."""
-
-    data: Path = DEFAULT_DATA
-    cache: Path = CHECKOUT / ".cache" / "training"
-    runs: Path = CHECKOUT / "runs"
-    bundles: Path = CHECKOUT / "model_bundles"
-    ledger: Path = CHECKOUT / "training" / "test_ledger.csv"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning  # the public name is missing from torch's stubs
 
-from training.torchvision_compat import import_torchvision
+from training.networks.torchvision_compat import import_torchvision
 
 CLASSES = 3
 SIZE = 224

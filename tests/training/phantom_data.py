@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
-from training.films import Film
+from training.data.films import Film
 
 HEADER = ["path", "source", "upstream_split", "label", "patient_id", "orig_width", "orig_height", "sha256_of_original"]
 HEADER += ["licence", "finding_detail", "view", "age_group", "dup_group", "via"]

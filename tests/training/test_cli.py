@@ -19,11 +19,11 @@ from app.bundle.store import BundleRef, BundleStore
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import self_test
 from tests.training.phantom_data import TINY, write_data
-from training import ledger
 from training.cli import main
-from training.films import CHECKOUT
+from training.judging import ledger
+from training.places import CHECKOUT, Places
 from training.recipe import load_recipe
-from training.runs import Places, Run, find_run
+from training.runs import Run, find_run
 
 
 @dataclass(frozen=True)

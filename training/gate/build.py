@@ -30,10 +30,10 @@ from app.imaging.dicom.decoders import DecoderPool
 from app.inference.engine import OnnxRuntimeEngine
 from app.preprocessing import prepare
 from app.selftest import golden_cases, self_test
-from training.cache import LIMITS, Pixels, load_pixels
-from training.card import model_card
-from training.films import Film
-from training.fit import recipe_splits
+from training.data.cache import LIMITS, Pixels, load_pixels
+from training.data.films import Film
+from training.data.sources import licence, source
+from training.fitting.fit import recipe_splits
 from training.gate.exposure import drawn, made_of
 from training.gate.fit import INPUT, SOURCE, GateFit, fit_gate
 from training.gate.measure import PICTURES, Bench, Gatekeeper, measure
@@ -41,10 +41,11 @@ from training.gate.network import GateNetwork, build_gate
 from training.gate.parts import OTHERS, Parts, deal
 from training.gate.poses import CROPPED, POSES, Gray, resized, turned_pixels, window
 from training.gate.scores import Eye, Limits, Upright, limits, reference
-from training.onnx_export import onnx_bytes
+from training.networks.onnx_export import onnx_bytes
+from training.places import Places
+from training.publishing.card import model_card
 from training.recipe import Recipe
-from training.runs import Places, now, write_atomically
-from training.sources import licence, source
+from training.runs import now, write_atomically
 
 _OF_GATE = "gate: "  # how the gate's sources are told from the network's in the provenance
 _FORMAT = 1  # raise when the fit itself changes: a kept fit is then made anew

@@ -21,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from app.bundle.input_spec import InputSpec, PerImageNormalisation
-from training.augment import augment, standardise
-from training.films import Film
+from training.data.films import Film
+from training.fitting.augment import augment, standardise
 from training.gate.exposure import drawn, made_of
 from training.gate.network import SIZE, GateNetwork, build_gate
 from training.gate.poses import CROPPED, POSES, Gray, resized, turned, window

@@ -28,13 +28,13 @@ from app.imaging.decode import decode
 from app.imaging.dicom.frame import FrameDecoder
 from app.imaging.quality import refuse_blank
 from app.preprocessing import prepare
-from training.cache import LIMITS, encode_jpeg
-from training.films import Film
+from training.data.cache import LIMITS, encode_jpeg
+from training.data.films import Film
 from training.gate import probes
 from training.gate.parts import OTHERS, UNSEEN, original_paths
 from training.gate.poses import CROPPED, POSES, Gray, turned_pixels, window
 from training.gate.scores import Eye
-from training.runs import Places
+from training.places import Places
 
 T = TypeVar("T")
 

@@ -18,10 +18,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.films import Film, read_manifest
-from training.reduced import ORIGINALS
-from training.sources import COMMERCIAL
-from training.splits import Splits
+from training.data.films import Film, read_manifest
+from training.data.reduced import ORIGINALS
+from training.data.sources import COMMERCIAL
+from training.data.splits import Splits
 
 OTHERS = ("nih_chestxray14", "hannover_covid19")
 UNSEEN = ("rsna_normal", "tbx11k", "cohen_covid_chestxray")

@@ -21,7 +21,7 @@ from app.errors import CxrError
 from app.imaging.decode import decode
 from app.imaging.dicom.frame import FrameDecoder
 from app.imaging.phantom import phantom
-from training.cache import LIMITS
+from training.data.cache import LIMITS
 from training.gate.parts import not_frontal_paths
 from training.gate.poses import Gray, window
 

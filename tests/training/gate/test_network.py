@@ -9,7 +9,7 @@ from app.bundle.onnx_walk import inspect_network
 from app.inference.engine import OnnxRuntimeEngine
 from training.gate.network import LAYOUT, SIZE, build_gate
 from training.gate.poses import POSES
-from training.onnx_export import onnx_bytes
+from training.networks.onnx_export import onnx_bytes
 
 
 def test_engine_and_torch_agree_and_the_walk_takes_it() -> None:

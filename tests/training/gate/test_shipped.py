@@ -13,13 +13,13 @@ from app.domain import Radiograph
 from app.gate import PictureReference
 from app.imaging.decode import decode
 from app.inference.engine import OnnxRuntimeEngine
-from training.cache import LIMITS
-from training.films import CHECKOUT, DEFAULT_DATA
+from training.data.cache import LIMITS
 from training.gate import probes
 from training.gate.measure import Gatekeeper, figure
 from training.gate.parts import original_paths
 from training.gate.poses import turned_pixels
 from training.gate.scores import Eye
+from training.places import CHECKOUT, DEFAULT_DATA
 
 BUNDLE = BundleRef("pneumonia-resnet18", "1.1.0")
 needs_films = pytest.mark.skipif(
