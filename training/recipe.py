@@ -1,7 +1,7 @@
 """A recipe: every choice that shapes the weights and how they are judged, in one TOML file. Unknown keys are errors.
 
-The digest of a recipe is the SHA-256 of its canonical JSON (all defaults filled in, keys sorted), so two files that mean the
-same have the same digest, and a run's folder name says which choices made it.
+Each table is a `spec` of the room that carries it out. The digest of a recipe is the SHA-256 of its canonical JSON (all defaults
+filled in, keys sorted), so two files that mean the same have the same digest, and a run's folder name says which choices made it.
 """
 
 from __future__ import annotations
@@ -10,159 +10,104 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import Name
 from app.errors import ConfigurationError
+from training.data.spec import DataPart
+from training.fitting.spec import Augmentation, RadiographAugmentation, TrainingPart
+from training.judging.spec import DecisionPart, EvaluationPart
+from training.networks.spec import NetworkPart, PretrainingPart
+from training.spec import Part
+from training.tracking.spec import SearchPart
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
+POINTS_OF = {
+    "binary": {"youden", "sensitivity", "specificity", "max_f1", "cost", "conformal"},
+    "multiclass": {"argmax", "hierarchical", "conformal"},
+    "multilabel": {"youden", "sensitivity", "specificity", "max_f1", "cost"},
+}
+LOSSES_OF = {"binary": {"bce", "focal"}, "multiclass": {"cross_entropy", "focal"}, "multilabel": {"bce", "focal"}}
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 
+class Recipe(Part):
+    """One training system. `input` is the bundle's input specification, executed by `app.preprocessing`.
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataPart(_Part):
-    """Which films, and how patients are dealt out. `validation_each`: share of the pool for each half of the validation.
-
-    cached_copies: how many versions of each film the cache holds: 1 = as decoded, 2 = also recompressed at 224 px JPEG
-    quality 75 as one source folder is, 3 = also at a random lower quality.
+    title: one line for tables. design: the source design that this recipe reproduces. policy: the promotion policy
+    (`training/policies/`) that a run must meet to be exported. search: what a study may change; it does not shape a single run.
     """
-
-    folders: tuple[str, ...] = ("kermany_hires", "kermany_224")
-    positive: str = "pneumonia"
-    negative: str = "normal"
-    validation_each: Share = 0.1
-    cached_copies: int = Field(default=3, ge=1, le=3)
-
-
-class NetworkPart(_Part):
-    architecture: Literal["resnet18", "tiny_cnn"] = "resnet18"
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="before the linear head")
-
-
-class Stage(_Part):
-    """`epochs` passes at `size` px; early stages at a smaller size cost less and blur fine texture."""
-
-    epochs: int = Field(ge=1)
-    size: int = Field(ge=32)
-
-
-class TrainingPart(_Part):
-    """AdamW with linear warm-up and cosine decay to zero. Weight decay acts on weights with more than one dimension.
-
-    balance: weigh the positive class in the loss so that both classes count alike (BCE pos_weight).
-    weights: which weights are the run's result: the exponential moving average, or the last ones. Never chosen by looking.
-    """
-
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    batch: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=0.5)
-    balance: bool = True
-    gradient_clip: float = Field(default=1.0, gt=0)
-    weights: Literal["ema", "last"] = "ema"
-    ema_decay: float = Field(default=0.995, gt=0, lt=1)
-    bfloat16: bool = True
-
-    @property
-    def epochs(self) -> int:
-        return sum(stage.epochs for stage in self.stages)
-
-    def size_of(self, epoch: int) -> int:
-        """Side in px of the training input in this epoch (from 0)."""
-        for stage in self.stages:
-            if epoch < stage.epochs:
-                return stage.size
-            epoch -= stage.epochs
-        raise ValueError("the epoch lies beyond the last stage")
-
-
-class AugmentationPart(_Part):
-    """Seeded random changes of the training films (`training.fitting.augment`). There is no flip: it would swap the heart's side.
-
-    gamma: exponent drawn log-uniformly from [1/gamma, gamma]. window: exposure window edges move by up to this share of the
-    gray range (values outside are clipped, as over- and under-exposure do). curve: weight of a random monotone tone curve.
-    rotation in degrees; scale, aspect: log-uniform ranges around 1; shift: share of the side.
-    illumination: strength of a smooth multiplicative field. sharpness: unsharp weight in [-sharpness, sharpness] (-1 = blurred).
-    coarse: share of films shown at half resolution. noise: largest gray-level std. erase: share of films with an erased box.
-    """
-
-    tone_share: float = Field(default=0.9, ge=0, le=1)
-    gamma: float = Field(default=2.0, ge=1)
-    window: float = Field(default=0.2, ge=0, lt=0.5)
-    curve: float = Field(default=0.5, ge=0, le=1)
-    rotation: float = Field(default=10.0, ge=0, le=45)
-    scale: float = Field(default=1.2, ge=1)
-    aspect: float = Field(default=1.25, ge=1)
-    shift: float = Field(default=0.08, ge=0, lt=0.5)
-    illumination: float = Field(default=0.15, ge=0)
-    sharpness: float = Field(default=1.0, ge=0, le=2)
-    coarse: float = Field(default=0.15, ge=0, le=1)
-    noise: float = Field(default=6.0, ge=0)
-    erase: float = Field(default=0.3, ge=0, le=1)
-
-
-class HardValidationPart(_Part):
-    """The validation that chooses between runs; fixed before training.
-
-    severities: levels of every corruption (`training.judging.corruptions`). nih: the adult folder that is never trained on.
-    selection: `mean_auroc` = (mean AUROC over corruptions and severities of the Kermany validation + NIH AUROC) / 2.
-    """
-
-    severities: tuple[int, ...] = (1, 2, 3)
-    nih_folder: str | None = "nih_chestxray14"
-    selection: Literal["mean_auroc"] = "mean_auroc"
-
-
-class DecisionPart(_Part):
-    """How the shown probability and the operating points are made from the fit-half of the validation."""
-
-    default_operating_point: Name = "screening"
-    sensitivity_target: Share = 0.90
-    specificity_target: Share = 0.90
-    borderline_share: Share = 0.10
-    bootstraps: int = Field(default=1000, ge=20)
-
-
-class Recipe(_Part):
-    """One training system. `input` is the bundle's input specification, executed by `app.preprocessing`."""
 
     name: Name
+    title: str = ""
+    design: Literal["S0", "S1", "S2", "S3", "S4"] | None = None
     seed: int = Field(ge=0)
-    data: DataPart = DataPart()
+    policy: Name = "default"
+    data: DataPart
     input: InputSpec
     network: NetworkPart = NetworkPart()
+    pretraining: PretrainingPart | None = None
     training: TrainingPart
-    augmentation: AugmentationPart = AugmentationPart()
-    hard_validation: HardValidationPart = HardValidationPart()
-    decision: DecisionPart = DecisionPart()
+    augmentation: Augmentation = RadiographAugmentation()
+    decision: DecisionPart
+    evaluation: EvaluationPart = EvaluationPart()
+    search: SearchPart | None = None
 
     @model_validator(mode="after")
     def _supported(self) -> Self:
-        if self.input.channels != 1 or self.input.normalisation.kind != "per_image":
-            raise ValueError("training takes one channel with per-image normalisation")
-        if self.input.resize != "stretch":
-            raise ValueError("training takes resize = 'stretch': the aspect ratio of a film must not reach the network")
+        if self.input.normalisation.kind == "per_image" and self.input.resize != "stretch":
+            raise ValueError("per-image normalisation in training takes resize = 'stretch'")
         if self.training.stages[-1].size != self.input.size:
             raise ValueError("the last training stage must use the input size")
+        if self.network.architecture == "swin_t" and any(s.size != self.input.size for s in self.training.stages):
+            raise ValueError("swin_t is trained at one size")
+        if self.training.loss.kind not in LOSSES_OF[self.data.task]:
+            raise ValueError(f"loss {self.training.loss.kind} does not fit a {self.data.task} recipe")
+        for point in self.decision.points:
+            if point.kind not in POINTS_OF[self.data.task]:
+                raise ValueError(f"operating point {point.name}: {point.kind} does not fit a {self.data.task} recipe")
+        if self.network.weights is not None and self.pretraining is not None:
+            raise ValueError("weights from a file and pre-training: take one")
         return self
 
     @property
     def digest(self) -> str:
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of everything that shapes the run: title, design and search do not."""
+        content = self.model_dump(mode="json", exclude={"title", "design", "search"})
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def run_name(self) -> str:
         return f"{self.name}-{self.digest[:8]}"
+
+    def changed(self, values: dict[str, Any]) -> Recipe:
+        """The recipe with values at dotted paths replaced ("training.learning_rate"; list items by number). Raises ConfigurationError."""
+        content = self.model_dump(mode="json")
+        for path, value in values.items():
+            *parents, last = path.split(".")
+            node: Any = content
+            try:
+                for key in parents:
+                    node = node[int(key)] if isinstance(node, list) else node[key]
+                if isinstance(node, list):
+                    node[int(last)] = value
+                else:
+                    node[last]  # an unknown key is a mistake, not a new one
+                    node[last] = value
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                raise ConfigurationError("invalid_recipe", f"{self.name} has no value at {path!r}") from error
+        return parse_recipe(content, self.name)
+
+
+def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
+    """Raises ConfigurationError with the fault named."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError("invalid_recipe", f"{where}: {error}") from error
 
 
 def load_recipe(text: str | Path) -> Recipe:
@@ -174,6 +119,6 @@ def load_recipe(text: str | Path) -> Recipe:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise ConfigurationError("unknown_recipe", f"no recipe {str(text)!r}; there are: {known}")
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError("invalid_recipe", f"{path.name}: {error}") from error

@@ -1,20 +1,21 @@
-"""The films of the data folders, as their manifests describe them. Reading a manifest opens no image."""
+"""A film as its source describes it, before any pixel is read."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from app.errors import ConfigurationError
+from training.data.spec import Side
 
 
 @dataclass(frozen=True)
 class Film:
-    """One manifest row. path: relative to the data folder; patient: split on this, never on files ("" = not known).
+    """One film of a source.
 
-    upstream_split: train, val, test or "". duplicate_group: films with the same non-empty value are the same picture.
+    path: relative to the data folder; folder: its source. patient: split on this, never on files ("" = not known).
+    upstream_split: train, val, test or "". label: the class of a single-label recipe ("" where there are findings instead).
+    findings: (class, 1 | 0 | -1) for multilabel recipes, -1 = uncertain and not to be used; a class that is missing is unknown.
+    duplicate_group: films with the same non-empty value are the same picture. age_group: paediatric, adult or unknown.
+    view: PA, AP, ... or ""; sex: M, F or ""; age_years: None where unknown. width, height: px upstream, 0 where unknown.
     """
 
     path: str
@@ -22,50 +23,14 @@ class Film:
     upstream_split: str
     label: str
     patient: str
-    duplicate_group: str
-    licence: str
-    age_group: str
-
-
-def read_manifest(data: Path, folder: str) -> list[Film]:
-    """The films of `folder`, in path order. Raises ConfigurationError where the manifest is not there."""
-    path = data / folder / "manifest.csv"
-    if not path.is_file():
-        raise ConfigurationError("data_missing", f"no {folder}/manifest.csv in {data}; pass the folder with --data")
-    with path.open(newline="", encoding="utf-8") as stream:
-        films = [
-            Film(
-                path=row["path"],
-                folder=folder,
-                upstream_split=row["upstream_split"],
-                label=row["label"],
-                patient=row["patient_id"],
-                duplicate_group=row["dup_group"],
-                licence=row["licence"],
-                age_group=row["age_group"],
-            )
-            for row in csv.DictReader(stream)
-        ]
-    return sorted(films, key=lambda film: film.path)
-
-
-def read_manifests(data: Path, folders: Iterable[str]) -> list[Film]:
-    """The films of several folders, in folder and path order."""
-    return [film for folder in folders for film in read_manifest(data, folder)]
-
-
-@dataclass(frozen=True)
-class NihClass:
-    """Second opinions on an NIH film: "" where there is none."""
-
-    rsna: str
-    google_opacity: str
-
-
-def read_nih_classes(data: Path, folder: str) -> dict[str, NihClass]:
-    """Second opinions by film path, from labels14.csv."""
-    with (data / folder / "labels14.csv").open(newline="", encoding="utf-8") as stream:
-        return {
-            row["path"]: NihClass(row["rsna_class"], row["google2019_airspace_opacity"])
-            for row in csv.DictReader(stream)
-        }
+    duplicate_group: str = ""
+    licence: str = ""
+    age_group: str = "unknown"
+    findings: tuple[tuple[str, int], ...] = ()
+    view: str = ""
+    sex: str = ""
+    age_years: float | None = None
+    width: int = 0
+    height: int = 0
+    side: Side = "any"
+    facts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
