@@ -3,18 +3,19 @@
 All arithmetic is float64 and holds for logits of any finite size. Decisions are taken on margins alone; a calibration map is a
 strictly or weakly increasing function of the margin that makes the *shown* probability, so it can never change a decision.
 
-Margin of class k from the scaled logits s = z / T (T = temperature, else 1), in logit units:
+Margin of class k from the scaled logits s_k = z_k / T_k (T = temperature, one for all or one per logit, else 1), in logit units:
 
 - binary and multilabel: m_k = s_k;
 - multiclass: m_k = s_k - log sum over j != k of exp(s_j), which is the logit of the softmax probability of k.
 
-Shown probability: sigmoid(m_k) without calibration or with a temperature (for multiclass that *is* the softmax, and sums to one);
+Shown probability: sigmoid(m_k) without calibration or with temperatures (for multiclass that *is* the softmax, and sums to one);
 Platt and isotonic map each margin by its own curve. For multiclass these are per-class (one against the rest) risks; they
 need not sum to one, and are not made to, since that would move each class by what the others say.
 
 What counts as positive (`Decision.positive`, `ClassScore.positive`) is a *finding*: classes[1] of a binary bundle, a class of the
 priority list under `hierarchical`, and any class not called `normal` or `no_finding` under `argmax` and `per_label`. An empty
-`positive` therefore always means that nothing was found, whatever the task.
+`positive` therefore always means that nothing was found, whatever the task. Under `conformal` it lists the findings of the prediction
+set, those that cannot be ruled out; the label is the class with the highest scaled logit, in the set or not.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from app.bundle.manifest import (
     PlattCalibration,
     ReviewRule,
     TemperatureCalibration,
+    VectorTemperatureCalibration,
 )
-from app.domain import ClassScore, Decision, ReviewReason, Task
+from app.domain import ClassScore, Decision, Notice, ReviewReason, Task
 from app.errors import InternalError
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -44,9 +46,15 @@ ABSENCE = frozenset({"normal", NO_FINDING})  # class names that say that nothing
 
 
 def scaled_logits(logits: ArrayLike, calibration: Calibration) -> Floats:
-    """Logits over the temperature (1 unless the calibration is a temperature; Guo et al. 2017), float64 [..., K]."""
-    temperature = calibration.temperature if isinstance(calibration, TemperatureCalibration) else 1.0
-    return np.asarray(logits, dtype=np.float64) / temperature
+    """Logits over the temperatures (1 unless the calibration has any; Guo et al. 2017), float64 [..., K]."""
+    return np.asarray(logits, dtype=np.float64) / temperatures(calibration)
+
+
+def temperatures(calibration: Calibration) -> Floats:
+    """What logits are divided by: float64 [K], or [1] where it is the same for all (1 without a temperature)."""
+    if isinstance(calibration, VectorTemperatureCalibration):
+        return np.asarray(calibration.temperatures, dtype=np.float64)
+    return np.array([calibration.temperature if isinstance(calibration, TemperatureCalibration) else 1.0])
 
 
 def margins(task: Task, scaled: ArrayLike) -> Floats:
@@ -87,7 +95,8 @@ def decide(
 
     Returns:
         classes sorted by probability, ties by margin, then by the bundle's order. A margin equal to its threshold counts as
-        reached. Binary shows both classes: the negative one with -logit, -margin and 1 - probability, and without a threshold.
+        reached. Binary shows both classes: the negative one with -logit, -margin and 1 - probability, and with a threshold only at
+        a conformal point.
 
     Raises:
         InternalError: logits of the wrong shape, or not finite; neither may become a decision.
@@ -95,12 +104,15 @@ def decide(
     z = np.asarray(logits, dtype=np.float64)
     if z.shape != (manifest.network.logits,) or not np.isfinite(z).all():
         raise InternalError from ValueError(f"{manifest.network.logits} finite logits wanted, got {z.tolist()}")
-    m = margins(manifest.task, scaled_logits(z, manifest.calibration))
-    scores = _scores(manifest, point, z, m)
-    label, positive = _apply_rule(manifest, point, scores)
+    scaled = scaled_logits(z, manifest.calibration)
+    scores = _scores(manifest, point, z, margins(manifest.task, scaled))
+    held = [score.name for score in scores if _reached(score)]
+    label, positive = _apply_rule(manifest, point, scores, scaled)
     marked = [replace(score, positive=score.name in positive) for score in scores]
     ranked = sorted(marked, key=lambda score: (-score.probability, -score.margin))
     confidence = None if manifest.task == "multilabel" else ranked[0].probability
+    prediction_set = tuple(held) if point.rule == "conformal" else None
+    reasons = _review_reasons(marked, confidence, manifest.review, prediction_set, quality_doubt=quality_doubt)
     return Decision(
         task=manifest.task,
         label=label,
@@ -109,8 +121,23 @@ def decide(
         confidence=confidence,
         classes=tuple(ranked),
         operating_point=point.name,
-        review_reasons=_review_reasons(marked, confidence, manifest.review, quality_doubt=quality_doubt),
+        review_reasons=reasons,
+        prediction_set=prediction_set,
     )
+
+
+def inconsistency(manifest: Manifest, decision: Decision) -> Notice | None:
+    """A multilabel answer that contradicts itself: `no_finding` reached its threshold beside a finding, or nothing did at all.
+
+    Labels are judged one by one, so that both happen; None where there is no such class to contradict.
+    """
+    if manifest.task != "multilabel" or NO_FINDING not in manifest.classes:
+        return None
+    absent = next(_reached(score) for score in decision.classes if score.name == NO_FINDING)
+    if absent == bool(decision.positive):
+        what = f"no_finding and {', '.join(decision.positive)}" if absent else "no label, not even no_finding"
+        return Notice("inconsistent_labels", f"The labels contradict each other: {what} reached its threshold.")
+    return None
 
 
 def sigmoid(x: ArrayLike) -> Floats:
@@ -146,25 +173,37 @@ def _scores(manifest: Manifest, point: OperatingPoint, z: Floats, m: Floats) -> 
         for k, name in enumerate(names)
     ]
     if manifest.task == "binary":
-        scores.insert(0, _opposite(scores[0], manifest.classes[0]))
+        scores.insert(0, _opposite(scores[0], manifest, point))
     return scores
 
 
-def _opposite(score: ClassScore, name: str) -> ClassScore:
+def _opposite(score: ClassScore, manifest: Manifest, point: OperatingPoint) -> ClassScore:
+    """The negative class of a binary bundle. A threshold t of its margin -m is shown by the same map as the margin: 1 - P(-t)."""
+    name = manifest.classes[0]
+    threshold = point.thresholds.get(name)
+    shown = None
+    if threshold is not None:
+        shown = 1.0 - float(probabilities(manifest.task, [-threshold], manifest.calibration)[0])
     return ClassScore(
         name=name,
         probability=1.0 - score.probability,
         logit=-score.logit,
         margin=-score.margin,
-        threshold_margin=None,
-        threshold_probability=None,
+        threshold_margin=threshold,
+        threshold_probability=shown,
         positive=False,
     )
 
 
-def _apply_rule(manifest: Manifest, point: OperatingPoint, scores: list[ClassScore]) -> tuple[str, tuple[str, ...]]:
+def _reached(score: ClassScore) -> bool:
+    return score.threshold_margin is not None and score.margin >= score.threshold_margin
+
+
+def _apply_rule(
+    manifest: Manifest, point: OperatingPoint, scores: list[ClassScore], scaled: Floats
+) -> tuple[str, tuple[str, ...]]:
     """Label and positive findings, the latter in the bundle's order of classes."""
-    reached = [s for s in scores if s.threshold_margin is not None and s.margin >= s.threshold_margin]
+    reached = [score for score in scores if _reached(score)]
     if point.rule == "threshold":
         label = manifest.classes[1] if reached else manifest.classes[0]
         return label, tuple(s.name for s in reached)
@@ -173,8 +212,11 @@ def _apply_rule(manifest: Manifest, point: OperatingPoint, scores: list[ClassSco
         first = next((name for name in point.priority if name in names), None)
         return first or str(point.fallback), (first,) if first else ()
     if point.rule == "argmax":
-        label = max(scores, key=lambda s: s.logit).name  # margins rise with the logits; the first of equals
+        label = _highest(manifest, scaled)
         return label, () if label in ABSENCE else (label,)
+    if point.rule == "conformal":
+        absent = {manifest.classes[0]} if manifest.task == "binary" else ABSENCE
+        return _highest(manifest, scaled), tuple(s.name for s in reached if s.name not in absent)
     # per_label. A film is never labelled `no_finding` beside a finding: a class of that name is shown with its own score and
     # threshold, and becomes the label only where no finding reached its threshold.
     findings = [s for s in reached if s.name not in ABSENCE]
@@ -184,8 +226,20 @@ def _apply_rule(manifest: Manifest, point: OperatingPoint, scores: list[ClassSco
     return label, tuple(s.name for s in findings)
 
 
+def _highest(manifest: Manifest, scaled: Floats) -> str:
+    """The class with the highest scaled logit, the first of equals. Margins rise with it, but round to equals far out."""
+    if manifest.task == "binary":
+        return manifest.classes[1] if scaled[0] > 0 else manifest.classes[0]
+    return manifest.classes[int(np.argmax(scaled))]
+
+
 def _review_reasons(
-    scores: list[ClassScore], confidence: float | None, rule: ReviewRule, *, quality_doubt: bool
+    scores: list[ClassScore],
+    confidence: float | None,
+    rule: ReviewRule,
+    prediction_set: tuple[str, ...] | None,
+    *,
+    quality_doubt: bool,
 ) -> tuple[ReviewReason, ...]:
     gaps = [abs(s.margin - s.threshold_margin) for s in scores if s.threshold_margin is not None]
     if not gaps:  # argmax: the runner-up is what the decision is close to
@@ -196,6 +250,8 @@ def _review_reasons(
         reasons.append(ReviewReason.LOW_CONFIDENCE)
     if min(gaps) <= rule.borderline_margin:
         reasons.append(ReviewReason.BORDERLINE)
+    if prediction_set is not None and len(prediction_set) != 1:
+        reasons.append(ReviewReason.AMBIGUOUS)
     if quality_doubt:
         reasons.append(ReviewReason.QUALITY)
     return tuple(reasons)

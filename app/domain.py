@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Task = Literal["binary", "multiclass", "multilabel"]
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]  # the terms of VOI LUT Function (0028,1056)
-Rule = Literal["threshold", "argmax", "hierarchical", "per_label"]
+Rule = Literal["threshold", "argmax", "hierarchical", "per_label", "conformal"]
 
 # what drift is watched on, one number per film: fields of `InputStatistics`, and the confidence of the answer
 STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
@@ -36,6 +36,7 @@ class ReviewReason(StrEnum):
 
     LOW_CONFIDENCE = "low_confidence"
     BORDERLINE = "borderline"
+    AMBIGUOUS = "ambiguous"
     QUALITY = "quality"
 
 
@@ -235,7 +236,8 @@ class NetworkOutput:
 class ClassScore:
     """One class of a decision. margin and threshold_margin in logit units, float64 (DESIGN section 4); probabilities in [0, 1].
 
-    threshold_* are None where the rule has no threshold for the class (argmax; the fallback class of `hierarchical`).
+    threshold_* are None where the rule has no threshold for the class (argmax; the fallback class of `hierarchical`; binary `threshold`:
+    the negative class).
     """
 
     name: str
@@ -249,7 +251,10 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer to one film. classes sorted by probability, highest first; confidence None for multilabel."""
+    """The answer to one film. classes sorted by probability, highest first; confidence None for multilabel.
+
+    prediction_set: the classes that a conformal point cannot rule out, in the bundle's order, maybe none; None at other points.
+    """
 
     task: Task
     label: str
@@ -259,6 +264,7 @@ class Decision:
     classes: tuple[ClassScore, ...]
     operating_point: str
     review_reasons: tuple[ReviewReason, ...]
+    prediction_set: tuple[str, ...] | None = None
 
     @property
     def review_required(self) -> bool:

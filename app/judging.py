@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from app import drift, explain, gate, preprocessing
 from app.bundle.manifest import Manifest, OperatingPoint
-from app.decision import decide
-from app.domain import ActivationMap, Geometry, Judgement, NetworkOutput, Notice, PreparedInput, Radiograph
+from app.decision import decide, inconsistency
+from app.domain import ActivationMap, Decision, Geometry, Judgement, NetworkOutput, Notice, PreparedInput, Radiograph
 from app.errors import ImageError, RefusedError
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.dicom.frame import FrameDecoder
@@ -101,10 +101,8 @@ def judge(
         seen = _see(data, live, limits, clock)
     except (ImageError, RefusedError) as error:
         raise Refusal(error, hashlib.sha256(data).hexdigest()) from error
-    notices = seen.notices
-    decision = decide(seen.output.logits, live.manifest, point, quality_doubt=bool(notices))
-    if seen.radiograph.format != "dicom":
-        notices = (*notices, _intended_use(live.manifest))
+    decision = decide(seen.output.logits, live.manifest, point, quality_doubt=bool(seen.notices))
+    notices = _notices(seen, decision, live.manifest)
     judgement = Judgement(
         radiograph=seen.radiograph,
         geometry=seen.prepared.geometry,
@@ -186,6 +184,21 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = (now - self._last) * 1e3
         self._last = now
+
+
+def _notices(seen: _Seen, decision: Decision, manifest: Manifest) -> tuple[Notice, ...]:
+    """All warnings of an answer. Those that follow from the bundle or the decision are no doubt in the film's quality."""
+    contradiction = inconsistency(manifest, decision)
+    return (
+        *([_research_only(manifest.research_label)] if manifest.research_label else []),
+        *seen.notices,
+        *([contradiction] if contradiction else []),
+        *([_intended_use(manifest)] if seen.radiograph.format != "dicom" else []),
+    )
+
+
+def _research_only(label: str) -> Notice:
+    return Notice("research_only", f"The serving bundle is not for patients: {label}.")
 
 
 def _intended_use(manifest: Manifest) -> Notice:

@@ -1,6 +1,8 @@
 """Which bundle is live: chosen at start, loaded, verified, self-tested; swapped on request; the old one serves until the new one does.
 
 The live bundle is the newest activation in the append-only bundle history. `model_bundles/latest` only seeds an empty history.
+A bundle whose promotion gate failed serves only where somebody accepted that: in the request, which every process and every later start
+then follows, or by a setting for the seed and the pin.
 Activation is a request in that history: each process notices it, loads and verifies, swaps between requests, and writes the outcome.
 """
 
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import structlog
 
@@ -21,10 +24,12 @@ from app.explain import Head
 from app.gate import PictureReference
 from app.inference.engine import Engine, OnnxRuntimeEngine
 from app.records import Records
-from app.records.history import HistoryRow
+from app.records.history import HistoryRow, gate_accepted
 from app.selftest import self_test
 
 log = structlog.get_logger("cxr.live")
+
+ACTIVATE_SO: Final = "`cxr bundles activate --accept-failed-gate` serves it all the same."
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,30 @@ def load_bundle(store: BundleStore, ref: BundleRef) -> LiveBundle:
     return LiveBundle(replace(bundle, network=b"", golden={}, gate=None), engine, head, gate)
 
 
+def refuse_failed_gate(manifest: Manifest, remedy: str) -> None:
+    """For whoever would make a bundle serve without that having been accepted.
+
+    Args:
+        remedy: how it is accepted, for the message.
+
+    Raises:
+        BundleError: `gate_failed`, with the promotion's label and the lines that failed.
+    """
+    if manifest.gate_failed and manifest.promotion is not None:
+        raise BundleError(
+            "gate_failed",
+            f"{manifest.name}/{manifest.version} is labelled {manifest.promotion.label!r}; failed lines of its promotion gate: "
+            f"{', '.join(manifest.promotion.failed)}. {remedy}",
+        )
+
+
+def acceptance(manifest: Manifest) -> str | None:
+    """What a request or an activation of this bundle says about its promotion gate: None where that did not fail."""
+    if manifest.promotion is None or manifest.promotion.passed:
+        return None
+    return gate_accepted(manifest.promotion.failed)
+
+
 def _live_gate(bundle: VerifiedBundle) -> LiveGate | None:
     picture = bundle.manifest.picture_gate
     if picture is None or bundle.gate is None:
@@ -81,6 +110,7 @@ class LiveBundles:
 
     Args:
         pin: `name/version`; then nothing else is ever loaded and requests are answered `pinned`.
+        accept_failed_gate: the pinned bundle, and the one that seeds an empty history, may have failed its promotion gate.
         poll_s: how often to look for requests, seconds.
         changed: called with each bundle that becomes live.
     """
@@ -92,12 +122,14 @@ class LiveBundles:
         *,
         pin: str | None,
         poll_s: float,
+        accept_failed_gate: bool = False,
         changed: Callable[[LiveBundle], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._records = records
         self._pin = BundleRef.parse(pin) if pin else None
         self._poll_s = poll_s
+        self._accept_failed_gate = accept_failed_gate
         self._changed = changed
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -119,10 +151,11 @@ class LiveBundles:
         """Load the pinned bundle, or the newest activated one; an empty history is seeded with the store's `latest`.
 
         Raises:
-            BundleError: the bundle that must serve does not verify, or is not the one that was activated.
+            BundleError: the bundle that must serve does not verify, is not the one that was activated, or failed its promotion gate
+                and nobody accepted that.
         """
         if self._pin is not None:
-            self._serve(load_bundle(self._store, self._pin))
+            self._serve(self._named_by_setting(self._pin))
             return
         live = self._records.history.live()
         if live is None:
@@ -135,15 +168,26 @@ class LiveBundles:
                 "changed_bundle",
                 f"{loaded.ref} has digest {loaded.bundle.digest[:16]}, but {live.digest[:16]} was activated; restore it or activate anew",
             )
+        if not live.accepts_failed_gate:
+            refuse_failed_gate(loaded.manifest, ACTIVATE_SO)
         self._serve(loaded)
 
     def _seed(self) -> None:
         ref = self._store.latest()
         if ref is None:
             raise BundleError("bundle_not_found", f"the history is empty and {self._store.root} has no file 'latest'")
-        seed = load_bundle(self._store, ref)
-        self._records.history.write_outcome("activated", ref, seed.bundle.digest, who="first start", request=None)
+        seed = self._named_by_setting(ref)
+        self._records.history.write_outcome(
+            "activated", ref, seed.bundle.digest, who="first start", request=None, reason=acceptance(seed.manifest)
+        )
         self._serve(seed)
+
+    def _named_by_setting(self, ref: BundleRef) -> LiveBundle:
+        """Load a bundle that nobody asked for in the history: the pinned one, or the seed."""
+        loaded = load_bundle(self._store, ref)
+        if not self._accept_failed_gate:
+            refuse_failed_gate(loaded.manifest, "CXR_ACCEPT_FAILED_GATE=true serves it all the same.")
+        return loaded
 
     def _serve(self, loaded: LiveBundle) -> None:
         self.current = loaded
@@ -178,23 +222,33 @@ class LiveBundles:
         ref = BundleRef(request.name, request.version)
         start = time.perf_counter()
         try:
-            loaded = self._requested(ref, request.digest)
+            loaded = self._requested(request)
         except BundleError as error:
             log.warning("activation_refused", bundle=str(ref), reason=str(error))
             history.write_outcome(
                 "failed", ref, request.digest, who=request.who, request=request.position, reason=str(error)
             )
             return
-        history.write_outcome("activated", ref, request.digest, who=request.who, request=request.position)
+        history.write_outcome(
+            "activated",
+            ref,
+            request.digest,
+            who=request.who,
+            request=request.position,
+            reason=acceptance(loaded.manifest),
+        )
         self._serve(loaded)
         log.info(
             "activated", bundle=str(ref), digest=loaded.bundle.digest, seconds=round(time.perf_counter() - start, 2)
         )
 
-    def _requested(self, ref: BundleRef, digest: str) -> LiveBundle:
+    def _requested(self, request: HistoryRow) -> LiveBundle:
+        ref = BundleRef(request.name, request.version)
         if self._pin is not None and ref != self._pin:
             raise BundleError("pinned", f"this process serves {self._pin} and nothing else")
         loaded = load_bundle(self._store, ref)
-        if loaded.bundle.digest != digest:
+        if loaded.bundle.digest != request.digest:
             raise BundleError("changed_bundle", f"{ref} changed since the activation was asked for")
+        if not request.accepts_failed_gate:
+            refuse_failed_gate(loaded.manifest, ACTIVATE_SO)
         return loaded

@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         records,
         pin=settings.bundle,
         poll_s=settings.bundle_poll_s,
+        accept_failed_gate=settings.accept_failed_gate,
         changed=lambda live: metrics.serve_bundle(
             live.manifest, live.bundle.digest, live.engine.info, live.bundle.reference
         ),

@@ -89,6 +89,7 @@ def as_report(drawn: Drawn, live: LiveBundle, point: OperatingPoint, *, request_
         film_sha256=film.sha256,
         heat_map=_heat_map(drawn),
         display=film.display,
+        restriction=manifest.research_label,
     )
 
 

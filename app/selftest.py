@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle.contents import MAX_GOLDENS
-from app.bundle.manifest import Manifest, OperatingPoint, TemperatureCalibration
+from app.bundle.manifest import Manifest, OperatingPoint
 from app.bundle.store import VerifiedBundle
-from app.decision import decide, margins, scaled_logits
+from app.decision import decide, margins, scaled_logits, temperatures
 from app.domain import NetworkOutput, PreparedInput, Radiograph
 from app.errors import BundleError, CxrError
 from app.explain import Head, pooled
@@ -106,19 +106,20 @@ def self_test(bundle: VerifiedBundle, engine: Engine, gate_engine: Engine | None
 def threshold_distance(manifest: Manifest, engine: Engine, logits: NDArray[np.float32]) -> float:
     """Smallest distance of a margin from a threshold at any operating point, in tolerances of the engine.
 
-    Where a rule compares classes with each other (argmax), the gap between the two highest counts. A change of every logit by the
-    tolerance moves a margin by at most tolerance / T (binary, multilabel) or twice that (multiclass).
+    Where a rule compares classes with each other (argmax, conformal), the gap between the two highest counts. A change of every logit
+    by the tolerance moves a margin by at most tolerance / T (binary, multilabel) or twice that (multiclass), T the lowest temperature.
     """
     scaled = scaled_logits(logits, manifest.calibration)
-    values = margins(manifest.task, scaled)
-    names = manifest.classes[1:] if manifest.task == "binary" else manifest.classes
+    values = [float(value) for value in margins(manifest.task, scaled)]
+    if manifest.task == "binary":
+        values.insert(0, -values[0])
     gaps: list[float] = []
     for point in manifest.operating_points:
-        gaps += [abs(float(values[names.index(name)]) - limit) for name, limit in point.thresholds.items()]
-        if point.rule == "argmax":
-            second, first = sorted(float(value) for value in scaled)[-2:]
+        gaps += [abs(values[manifest.classes.index(name)] - limit) for name, limit in point.thresholds.items()]
+        if point.rule in {"argmax", "conformal"}:
+            second, first = (-abs(values[1]), 0.0) if manifest.task == "binary" else sorted(map(float, scaled))[-2:]
             gaps.append(first - second)
-    temperature = manifest.calibration.temperature if isinstance(manifest.calibration, TemperatureCalibration) else 1.0
+    temperature = float(temperatures(manifest.calibration).min())
     moves = 2.0 if manifest.task == "multiclass" else 1.0
     tolerance = _tolerance(manifest, engine, float(np.abs(logits).max()))
     return min(gaps) * temperature / (moves * tolerance)
@@ -243,11 +244,13 @@ def _film(pixels: Pixels) -> Radiograph:
 
 
 def _decisions(manifest: Manifest, logits: NDArray[np.float32]) -> str:
-    """Canonical JSON: operating point -> label and positive findings."""
+    """Canonical JSON: operating point -> label, positive findings, and the prediction set of a conformal point."""
     decisions = {}
     for point in manifest.operating_points:
         decision = decide(logits, manifest, point)
         decisions[point.name] = {"label": decision.label, "positive": list(decision.positive)}
+        if decision.prediction_set is not None:
+            decisions[point.name]["prediction_set"] = list(decision.prediction_set)
     return json.dumps(decisions, sort_keys=True, separators=(",", ":"))
 
 

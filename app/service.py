@@ -295,6 +295,8 @@ class TriageService:
             judgement, ask.live.manifest, ask.live.bundle.digest, asker.principal, asker.request_id
         )
         facts: dict[str, Any] = {"objects": list(made.objects)} if made.objects else {}
+        if judgement.decision.prediction_set is not None:
+            facts["prediction_set"] = list(judgement.decision.prediction_set)
         if kind == "gradcam" or (made.objects and judgement.maps):
             facts["explained"] = [_map_facts(m) for m in judgement.maps]
         prediction = None if kind == "gradcam" else row

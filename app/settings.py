@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     )
     bundles_dir: Path = Field(PROJECT_ROOT / "model_bundles", description="Folder of bundles, <name>/<version>/.")
     bundle: str | None = Field(None, description="Pins one bundle, `name/version`; activation then answers `pinned`.")
+    accept_failed_gate: bool = Field(
+        False,
+        description="Whether `latest` and CXR_BUNDLE may name a bundle that failed its promotion gate; "
+        "activation asks for `--accept-failed-gate` instead.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )

@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.bundle.manifest import Calibration, OperatingPoint, TemperatureCalibration
-from app.decision import decide, margins, scaled_logits
+from app.bundle.manifest import (
+    Calibration,
+    IsotonicCalibration,
+    IsotonicCurve,
+    OperatingPoint,
+    TemperatureCalibration,
+    VectorTemperatureCalibration,
+)
+from app.decision import decide, inconsistency, margins, scaled_logits
 from app.domain import Decision, ReviewReason, Task
 from app.errors import InternalError
 from tests.support.decisions import MODERATE, calibrations, manifest, unhurried
@@ -298,3 +305,116 @@ def test_huge_logits_are_decided_without_a_warning(huge: float) -> None:
     three = judged("multiclass", THREE, ARGMAX, [0.0, huge, 0.0])
     assert three.label == ("pneumonia" if huge > 0 else "normal")
     assert all(math.isfinite(s.probability) and math.isfinite(s.margin) for s in three.classes)
+
+
+# conformal
+
+
+def conformal_point(**thresholds: float) -> OperatingPoint:
+    return OperatingPoint(name="sets", rule="conformal", target="coverage 0.90", thresholds=thresholds)
+
+
+@pytest.mark.parametrize(
+    ("logit", "in_set", "label", "positive"),
+    [
+        (2.0, ("pneumonia",), "pneumonia", ("pneumonia",)),
+        (0.5, ("normal", "pneumonia"), "pneumonia", ("pneumonia",)),
+        (-0.5, ("normal", "pneumonia"), "normal", ("pneumonia",)),
+        (-1.0, ("normal", "pneumonia"), "normal", ("pneumonia",)),  # a margin that equals its threshold has reached it
+        (-1.5, ("normal",), "normal", ()),
+        (0.0, ("normal", "pneumonia"), "normal", ("pneumonia",)),
+    ],
+)
+def test_binary_conformal_compares_the_negative_class_by_minus_the_margin(
+    logit: float, in_set: tuple[str, ...], label: str, positive: tuple[str, ...]
+) -> None:
+    decision = judged("binary", BINARY, conformal_point(normal=-0.75, pneumonia=-1.0), [logit], low_confidence=0.0)
+    assert (decision.prediction_set, decision.label, decision.positive) == (in_set, label, positive)
+    assert (ReviewReason.AMBIGUOUS in decision.review_reasons) is (len(in_set) != 1)
+
+
+def test_an_empty_prediction_set_is_ambiguous_and_still_has_a_label() -> None:
+    decision = judged("binary", BINARY, conformal_point(normal=2.0, pneumonia=3.0), [1.0], low_confidence=0.0)
+    assert (decision.prediction_set, decision.label, decision.positive) == ((), "pneumonia", ())
+    assert decision.review_reasons == (ReviewReason.AMBIGUOUS,)
+
+
+def test_multiclass_conformal_lists_the_findings_of_the_set_in_the_order_of_the_bundle() -> None:
+    point = conformal_point(normal=-1.0, pneumonia=-1.0, tuberculosis=-3.0)
+    decision = judged("multiclass", THREE, point, [2.0, 1.5, 0.0], low_confidence=0.0)
+    assert decision.prediction_set == ("normal", "pneumonia", "tuberculosis")
+    assert (decision.label, decision.positive) == ("normal", ("pneumonia", "tuberculosis"))
+    sure = judged("multiclass", THREE, point, [9.0, 0.0, 0.0], low_confidence=0.0)
+    assert (sure.prediction_set, sure.positive, sure.review_reasons) == (("normal",), (), ())
+
+
+def test_other_rules_have_no_prediction_set() -> None:
+    assert judged("binary", BINARY, threshold_point(0.0), [1.0]).prediction_set is None
+
+
+@given(MODERATE, MODERATE, st.data())
+def test_the_shown_threshold_of_the_negative_class_agrees_with_its_margin(
+    logit: float, threshold: float, data: st.DataObject
+) -> None:
+    calibration = data.draw(calibrations(1))
+    decision = judged(
+        "binary", BINARY, conformal_point(normal=threshold, pneumonia=0.0), [logit], calibration=calibration
+    )
+    (score,) = (c for c in decision.classes if c.name == "normal")
+    assert score.threshold_probability is not None
+    if score.margin >= threshold:
+        assert score.probability >= score.threshold_probability
+    else:
+        assert score.probability <= score.threshold_probability
+
+
+def test_the_negative_class_of_an_isotonic_bundle_shows_its_threshold_through_the_same_curve() -> None:
+    curve = IsotonicCurve(margins=(-2.0, 2.0), probabilities=(0.1, 0.9))
+    calibration = IsotonicCalibration(method="isotonic", curves=(curve,))
+    point = conformal_point(normal=-1.0, pneumonia=0.0)
+    decision = judged("binary", BINARY, point, [1.0], calibration=calibration)
+    (score,) = (c for c in decision.classes if c.name == "normal")
+    assert score.threshold_probability == score.probability == pytest.approx(0.3)
+
+
+# one temperature per logit
+
+
+def test_a_vector_of_temperatures_can_change_which_class_is_highest() -> None:
+    calibration = VectorTemperatureCalibration(method="vector_temperature", temperatures=(1.0, 4.0, 1.0))
+    decision = judged("multiclass", THREE, ARGMAX, [2.0, 3.0, 0.0], calibration=calibration)
+    assert decision.label == "normal" == decision.classes[0].name
+    assert decision.classes[0].margin == pytest.approx(2.0 - math.log(math.exp(0.75) + 1.0))
+
+
+def test_a_vector_of_temperatures_scales_each_label_alone() -> None:
+    calibration = VectorTemperatureCalibration(method="vector_temperature", temperatures=(2.0, 4.0, 0.5))
+    assert scaled_logits([1.0, 1.0, 1.0], calibration).tolist() == [0.5, 0.25, 2.0]
+
+
+# contradictions of a multilabel answer
+
+
+@pytest.mark.parametrize(
+    ("logits", "said"),
+    [
+        ([1.0, -1.0], None),  # no_finding alone
+        ([-1.0, 1.0], None),  # a finding alone
+        ([1.0, 1.0], "no_finding and effusion"),
+        ([-1.0, -1.0], "no label, not even no_finding"),
+    ],
+)
+def test_no_finding_must_agree_with_the_findings(logits: list[float], said: str | None) -> None:
+    point = per_label_point(no_finding=0.0, effusion=0.0)
+    classes = ("no_finding", "effusion")
+    decision = judged("multilabel", classes, point, logits)
+    notice = inconsistency(manifest("multilabel", classes, point), decision)
+    assert notice is None if said is None else notice is not None and said in notice.message
+    assert notice is None or notice.code == "inconsistent_labels"
+
+
+def test_without_a_class_no_finding_nothing_contradicts() -> None:
+    point = per_label_point(effusion=0.0, nodule=0.0)
+    classes = ("effusion", "nodule")
+    decision = judged("multilabel", classes, point, [-1.0, -1.0])
+    assert inconsistency(manifest("multilabel", classes, point), decision) is None

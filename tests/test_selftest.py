@@ -16,6 +16,7 @@ from app.domain import EngineInfo, NetworkOutput, Task
 from app.errors import BundleError, InternalError
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import choose_phantoms, golden_cases, self_test, threshold_distance
+from tests.support.kinds_of_bundle import binary_sets, nih_labels, three_classes
 from tests.support.tiny_bundle import make_tiny_bundle, small_phantom, tiny_parts
 from tests.support.tiny_network import CLASSES
 
@@ -67,6 +68,25 @@ def refusal(bundle: VerifiedBundle, engine: Any) -> BundleError:
 def test_a_sound_bundle_passes(tmp_path: Path, task: Task, explanation: Any) -> None:
     bundle = BundleStore(tmp_path).verify(make_tiny_bundle(tmp_path, task=task, explanation=explanation))
     self_test(bundle, OnnxRuntimeEngine(bundle.network))
+
+
+@pytest.mark.parametrize("make", [binary_sets, three_classes, nih_labels])
+def test_bundles_of_every_rule_and_calibration_pass_and_keep_their_distance(tmp_path: Path, make: Any) -> None:
+    bundle = BundleStore(tmp_path).verify(make(tmp_path))
+    engine = OnnxRuntimeEngine(bundle.network)
+    self_test(bundle, engine)
+    assert threshold_distance(bundle.manifest, engine, bundle.golden["logits_0"]) >= 10
+
+
+def test_a_golden_prediction_set_is_part_of_the_proof(tmp_path: Path) -> None:
+    """Label and findings stay the same where only the absent class enters or leaves the set."""
+    bundle = BundleStore(tmp_path).verify(binary_sets(tmp_path))
+    decisions = json.loads(str(bundle.golden["decisions_0"]))
+    assert decisions["sets"]["prediction_set"]
+    decisions["sets"]["prediction_set"] = []
+    other = np.array(json.dumps(decisions, sort_keys=True, separators=(",", ":")))
+    changed = replace(bundle, golden={**bundle.golden, "decisions_0": other})
+    assert refusal(changed, OnnxRuntimeEngine(bundle.network)).code == "golden_mismatch"
 
 
 def test_a_difference_within_the_tolerance_passes(bundle: VerifiedBundle) -> None:
@@ -241,3 +261,37 @@ def test_a_gate_cannot_be_left_out_of_the_test(gated: VerifiedBundle, bundle: Ve
         self_test(gated, OnnxRuntimeEngine(gated.network))
     with pytest.raises(ValueError, match="exactly where there is an engine"):
         self_test(bundle, OnnxRuntimeEngine(bundle.network), gate_engine(gated))
+
+
+def conformal(task: Task, **thresholds: float) -> Manifest:
+    point = {"name": "sets", "rule": "conformal", "target": "x", "thresholds": thresholds}
+    calibration = {"method": "none"}
+    return manifest(task, operating_points=[point], default_operating_point="sets", calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("logit", "gap"),
+    [
+        (3.0, 1.0),
+        (-0.5, 0.5),
+        (-1.25, 0.25),
+        (0.25, 0.25),
+    ],  # pneumonia at 2, normal at -logit = 1.5, and the label at 0
+)
+def test_the_distance_of_a_binary_set_counts_both_thresholds_and_the_label(logit: float, gap: float) -> None:
+    sets = conformal("binary", normal=1.5, pneumonia=2.0)
+    logits = np.array([logit], np.float32)
+    assert threshold_distance(sets, Fixed((0.0,)), logits) == pytest.approx(gap / (1e-3 * max(1.0, abs(logit))))
+
+
+def test_the_distance_is_taken_with_the_lowest_temperature() -> None:
+    point = {"name": "argmax", "rule": "argmax", "target": "x"}
+    only = manifest(
+        "multiclass",
+        operating_points=[point],
+        default_operating_point="argmax",
+        calibration={"method": "vector_temperature", "temperatures": [2.0, 0.5, 4.0]},
+    )
+    # scaled logits 1, 0, 0: the gap is 1; each of them may move by 1e-3 * 2 / 0.5
+    distance = threshold_distance(only, Fixed((0.0,)), np.array([2.0, 0.0, 0.0], np.float32))
+    assert distance == pytest.approx(1.0 * 0.5 / (2.0 * 2e-3))

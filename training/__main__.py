@@ -1,5 +1,4 @@
-"""`python -m training`."""
+from training.cli.main import main
 
-from training.cli import main
-
-main()
+if __name__ == "__main__":
+    main()

@@ -111,14 +111,43 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
 
 
 def load_recipe(text: str | Path) -> Recipe:
-    """A recipe by file path, or by name from `training/recipes/`. Raises ConfigurationError with the fault named."""
+    """A recipe by file path, or by name from `training/recipes/`. Raises ConfigurationError with the fault named.
+
+    A file with `base = "<recipe>"` changes another one: its tables are laid over those of the base, lists and tables of another
+    `kind` as a whole. The digest is that of the result.
+    """
+    path = _recipe_file(text)
+    return parse_recipe(_content(path, ()), path.name)
+
+
+def _recipe_file(text: str | Path) -> Path:
     path = Path(text)
     if not path.is_file():
         path = RECIPES / f"{text}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise ConfigurationError("unknown_recipe", f"no recipe {str(text)!r}; there are: {known}")
+    return path
+
+
+def _content(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The tables of a file over those of its base."""
+    if path in seen:
+        raise ConfigurationError("invalid_recipe", f"{path.name} is its own base")
     try:
-        return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError("invalid_recipe", f"{path.name}: {error}") from error
+    base = content.pop("base", None)
+    return content if base is None else _laid_over(_content(_recipe_file(base), (*seen, path)), content)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        old = below.get(key)
+        same = (
+            isinstance(value, dict) and isinstance(old, dict) and old.get("kind") == value.get("kind", old.get("kind"))
+        )
+        result[key] = _laid_over(old, value) if same else value
+    return result

@@ -2,15 +2,17 @@
 
 runs/<recipe>-<digest8>/
   recipe.json        the recipe, defaults filled in
-  splits.json        digest and sizes of the splits
+  splits.json        digest and sizes of the splits, fingerprint of the data set
   environment.json   library versions, processor, git commit
   metrics.jsonl      one line per epoch
   checkpoint.pt      everything that continuing needs (torch tensors and plain values; read with weights_only)
   weights.pt         the result, present when the fit is complete
   decision.json      calibration, operating points, limits: fixed by the hard validation
-  figures-*.json     hard, report, test, reduced
+  figures-*.json     hard, report, test, checks, shortcuts, reduced
   logits-*.npz       what the figures were computed from
-  report.html
+  checks/            worklists, galleries, tables of the checks
+  promotion.json     the lines of the promotion policy, passed or failed
+  report.html        everything on one page
 """
 
 from __future__ import annotations
@@ -64,17 +66,24 @@ class Run:
             )
         return json.loads(path.read_text(encoding="utf-8"))
 
+    def optional_json(self, name: str) -> Any:
+        """None where the step that writes the file has not been taken."""
+        return self.read_json(name) if (self.path / name).is_file() else None
+
     def network(self) -> TriageNetwork:
-        """The run's result, in evaluation mode."""
+        """The run's result, on the CPU, in evaluation mode."""
         if not self.complete:
             raise ConfigurationError("step_missing", f"{self.path.name} is not fitted to its end: run `fit` again")
-        network = build_network(self.recipe.network, self.recipe.seed)
-        network.load_state_dict(torch.load(self.weights_file, weights_only=True))
+        recipe = self.recipe
+        network = build_network(
+            recipe.network, outputs=len(recipe.data.outputs), channels=recipe.input.channels, seed=recipe.seed
+        )
+        network.load_state_dict(torch.load(self.weights_file, weights_only=True, map_location="cpu"))
         return network.eval()
 
     def weights_digest(self) -> str:
         """SHA-256 over the names and bytes of all tensors, in name order."""
-        return state_digest(torch.load(self.weights_file, weights_only=True))
+        return state_digest(torch.load(self.weights_file, weights_only=True, map_location="cpu"))
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -27,6 +27,7 @@ _PREDICTION: dict[str, Any] = {
         "name": "example",
         "version": "1.0.0",
         "digest": "9f2b7c1d0e4a5f68b3c7d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1",
+        "restriction": None,
     },
     "engine": {"name": "onnxruntime", "version": "1.31.1", "precision": "fp32"},
     "image": {
@@ -39,6 +40,7 @@ _PREDICTION: dict[str, Any] = {
     },
     "task": "binary",
     "prediction": {"label": "pneumonia", "positive": ["pneumonia"], "rule": "threshold"},
+    "prediction_set": None,
     "confidence": 0.8314,
     "classes": [
         {
@@ -73,6 +75,7 @@ _PREDICTION: dict[str, Any] = {
                 "n": 1000,
             }
         },
+        "conformal": None,
     },
     "review": {"required": True, "reasons": ["borderline"]},
     "warnings": [
@@ -142,6 +145,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "ready": True,
         "reason": None,
         "bundle": "example/1.0.0",
+        "restriction": None,
         "engine": {"name": "onnxruntime", "version": "1.31.1", "precision": "fp32", "threads": 1},
     },
     "DriftAnswer": {

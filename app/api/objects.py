@@ -19,7 +19,14 @@ FORMS: Final[Mapping[str, ResultKind | None]] = {
     JSON: None,
     **{MEDIA_TYPES[kind]: kind for kind in ("fhir", "sr", "pdf", "oru")},
 }
-FACTS: Final = ("CXR-Bundle", "CXR-Label", "CXR-Review-Required", "CXR-Request-Id", "CXR-Film-Size")
+FACTS: Final = (
+    "CXR-Bundle",
+    "CXR-Restriction",
+    "CXR-Label",
+    "CXR-Review-Required",
+    "CXR-Request-Id",
+    "CXR-Film-Size",
+)
 
 
 def facts(answer: Answer) -> dict[str, str]:
@@ -27,6 +34,7 @@ def facts(answer: Answer) -> dict[str, str]:
     decision, film = answer.judgement.decision, answer.judgement.radiograph
     values = (
         f"{answer.manifest.name}/{answer.manifest.version}",
+        answer.manifest.research_label or "none",
         decision.label,
         str(decision.review_required).lower(),
         answer.request_id,

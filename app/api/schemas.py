@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bundle.manifest import Manifest, OperatingPoint
+from app.bundle.manifest import ConformalMeasured, Manifest, OperatingPoint
 from app.domain import Acquisition, ActivationMap, Decision, Geometry, Judgement, Rule, Task
 from app.results.wording import NOT_A_DIAGNOSIS
 
@@ -32,6 +32,7 @@ class Bundle(_Answer):
     name: str
     version: str
     digest: str = Field(description="SHA-256 of the bundle's manifest, hex.")
+    restriction: str | None = Field(None, description="Why it is not for patients; null without such a restriction.")
 
 
 class Engine(_Answer):
@@ -71,7 +72,7 @@ class Image(_Answer):
 
 class Prediction(_Answer):
     label: str
-    positive: list[str] = Field(description="Classes at or above their threshold.")
+    positive: list[str] = Field(description="Findings at or above their threshold.")
     rule: Rule
 
 
@@ -102,11 +103,23 @@ class Measured(_Answer):
     n: int
 
 
+class Coverage(_Answer):
+    """What the prediction sets did on `n` films of `data`: share that held the true class, mean size; 95 % intervals."""
+
+    coverage: float
+    coverage_ci: tuple[float, float] | None
+    mean_set_size: float
+    mean_set_size_ci: tuple[float, float] | None
+    data: str
+    n: int
+
+
 class OperatingPointUsed(_Answer):
     name: str
     rule: Rule
     target: str
     measured: dict[str, Measured] = Field(description="By class.")
+    conformal: Coverage | None = Field(None, description="Of a conformal point.")
 
 
 class Review(_Answer):
@@ -121,7 +134,7 @@ class Warning_(_Answer):  # noqa: N801 - not the built-in
 
 
 class Calibration(_Answer):
-    method: Literal["none", "temperature", "platt", "isotonic"]
+    method: Literal["none", "temperature", "vector_temperature", "platt", "isotonic"]
     parameters: dict[str, Any]
 
 
@@ -175,6 +188,9 @@ class PredictAnswer(_Answer):
     image: Image
     task: Task
     prediction: Prediction
+    prediction_set: list[str] | None = Field(
+        None, description="Conformal points: the classes that cannot be ruled out, maybe none. Else null."
+    )
     confidence: float | None
     classes: list[ClassScore] = Field(description="Highest probability first.")
     operating_point: OperatingPointUsed
@@ -241,6 +257,7 @@ class Health(_Answer):
     ready: bool
     reason: str | None
     bundle: str | None
+    restriction: str | None = Field(None, description="Why the bundle is not for patients; null without a restriction.")
     engine: ServingEngine | None
 
 
@@ -251,7 +268,12 @@ def prediction_response(answer: Answer, *, with_maps: bool = True) -> PredictAns
     return PredictAnswer(
         api_version=API_VERSION,
         request_id=answer.request_id,
-        bundle=Bundle(name=manifest.name, version=manifest.version, digest=answer.digest),
+        bundle=Bundle(
+            name=manifest.name,
+            version=manifest.version,
+            digest=answer.digest,
+            restriction=manifest.research_label,
+        ),
         engine=Engine(name=engine.name, version=engine.version, precision=engine.precision),
         image=Image(
             sha256=film.sha256,
@@ -263,6 +285,7 @@ def prediction_response(answer: Answer, *, with_maps: bool = True) -> PredictAns
         ),
         task=decision.task,
         prediction=Prediction(label=decision.label, positive=list(decision.positive), rule=decision.rule),
+        prediction_set=None if decision.prediction_set is None else list(decision.prediction_set),
         confidence=_number(decision.confidence),
         classes=_classes(decision),
         operating_point=_operating_point(answer.point),
@@ -325,7 +348,26 @@ def _operating_point(point: OperatingPoint) -> OperatingPointUsed:
         )
         for label, m in point.measured.items()
     }
-    return OperatingPointUsed(name=point.name, rule=point.rule, target=point.target, measured=measured)
+    return OperatingPointUsed(
+        name=point.name,
+        rule=point.rule,
+        target=point.target,
+        measured=measured,
+        conformal=_coverage(point.conformal),
+    )
+
+
+def _coverage(found: ConformalMeasured | None) -> Coverage | None:
+    if found is None:
+        return None
+    return Coverage(
+        coverage=found.coverage.value,
+        coverage_ci=found.coverage.ci,
+        mean_set_size=found.mean_set_size.value,
+        mean_set_size_ci=found.mean_set_size.ci,
+        data=found.data,
+        n=found.n,
+    )
 
 
 def _calibration(manifest: Manifest) -> Calibration:

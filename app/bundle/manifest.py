@@ -18,12 +18,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.bundle.fields import Axis, BundleModel, Finite, Fraction
+from app.bundle.fields import Axis, BundleModel, Finite, Fraction, Positive
 from app.bundle.gate_spec import GateSpec, PictureGate
 from app.bundle.input_spec import InputSpec
 from app.domain import Rule, Task
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CLASS_COUNT_ERROR = "class_count_mismatch"  # the type of that one validation error; a bundle is refused by this name
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
@@ -53,14 +53,21 @@ class TemperatureCalibration(BundleModel):
     """Guo et al. 2017: logits are divided by `temperature` before anything else; margins are in scaled logits."""
 
     method: Literal["temperature"]
-    temperature: float = Field(gt=0, allow_inf_nan=False)
+    temperature: Positive
+
+
+class VectorTemperatureCalibration(BundleModel):
+    """As `temperature`, with one temperature per logit: logits are divided elementwise before anything else."""
+
+    method: Literal["vector_temperature"]
+    temperatures: tuple[Positive, ...]
 
 
 class PlattCalibration(BundleModel):
     """Platt 1999: probability = sigmoid(slope * margin + intercept), one pair per logit; slope > 0 keeps the order."""
 
     method: Literal["platt"]
-    slope: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    slope: tuple[Positive, ...]
     intercept: tuple[Finite, ...]
 
 
@@ -91,7 +98,8 @@ class IsotonicCalibration(BundleModel):
 
 
 Calibration = Annotated[
-    NoCalibration | TemperatureCalibration | PlattCalibration | IsotonicCalibration, Field(discriminator="method")
+    NoCalibration | TemperatureCalibration | VectorTemperatureCalibration | PlattCalibration | IsotonicCalibration,
+    Field(discriminator="method"),
 ]
 
 
@@ -111,12 +119,23 @@ class MeasuredPoint(BundleModel):
     n: int = Field(ge=1)
 
 
+class ConformalMeasured(BundleModel):
+    """What the prediction sets of a conformal point did on one data set of `n` films: share that held the true class, mean size."""
+
+    coverage: Estimate
+    mean_set_size: Estimate
+    data: str
+    n: int = Field(ge=1)
+
+
 class OperatingPoint(BundleModel):
     """A named rule with its thresholds.
 
     thresholds: margin per class. `threshold` (binary) names the positive class; `per_label` every label; `hierarchical` every
-    class of `priority`, tried in that order, else `fallback`; `argmax` none.
-    target: the requirement it was derived from, in words ("Youden J", "specificity >= 0.90").
+    class of `priority`, tried in that order, else `fallback`; `argmax` none; `conformal` (binary, multiclass) every class, the binary
+    negative one too: a class is in the prediction set exactly where its margin reaches its threshold (binary negative: -margin).
+    target: the requirement it was derived from, in words ("Youden J", "specificity >= 0.90", "coverage 0.90").
+    measured: by class; conformal: of a conformal point's sets.
     """
 
     name: Name
@@ -126,6 +145,7 @@ class OperatingPoint(BundleModel):
     priority: tuple[ClassName, ...] = ()
     fallback: ClassName | None = None
     measured: dict[ClassName, MeasuredPoint] = Field(default_factory=dict)
+    conformal: ConformalMeasured | None = None
 
 
 class ReviewRule(BundleModel):
@@ -151,6 +171,14 @@ class IntendedUse(BundleModel):
     limits: str
 
 
+class Baseline(BundleModel):
+    """What something that cannot see the disease reaches on the same data, such as a classifier on 32 x 32 px thumbnails."""
+
+    name: str = Field(min_length=1, max_length=120)
+    value: Finite
+    ci: tuple[Finite, Finite] | None = None
+
+
 class Metric(BundleModel):
     """One figure of the evaluation: `name` (auroc, auprc, brier, ece, ...) on `data`, `n` films, 95 % interval."""
 
@@ -159,6 +187,41 @@ class Metric(BundleModel):
     value: Finite
     ci: tuple[Finite, Finite] | None = None
     n: int = Field(ge=1)
+    baseline: Baseline | None = None
+
+
+class PromotionLine(BundleModel):
+    """One requirement of a promotion policy: what was wanted and what was measured, in words."""
+
+    name: str = Field(min_length=1, max_length=120)
+    wanted: str = Field(max_length=400)
+    measured: str = Field(max_length=400)
+    passed: bool
+
+
+class Promotion(BundleModel):
+    """What the promotion policy said of the run behind this bundle. One that failed is served only where that was asked for by name.
+
+    label: short printable ASCII, shown with the bundle and with every answer of one that failed ("passed", "research-only, gate failed:
+    source shortcut").
+    """
+
+    policy: Name
+    policy_digest: Sha256
+    passed: bool
+    label: str = Field(pattern=r"^[!-~][ -~]*$", max_length=120)
+    lines: tuple[PromotionLine, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_its_lines(self) -> Self:
+        if self.passed != all(line.passed for line in self.lines):
+            raise ValueError("a promotion passed exactly where every line of its policy passed")
+        return self
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the lines that failed."""
+        return tuple(line.name for line in self.lines if not line.passed)
 
 
 class DataSource(BundleModel):
@@ -199,9 +262,11 @@ class Manifest(BundleModel):
     """manifest.json. The bundle's digest is the SHA-256 of this file's bytes.
 
     gate: which films are judged at all; None judges any (bundles of format 1, and bundles for tests).
+    promotion: None where there was no policy (bundles of formats 1 and 2, and bundles for tests).
+    research_only: not for patients, whatever the promotion says (a licence, a demonstration).
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: Name
     version: Semver
     task: Task
@@ -221,6 +286,8 @@ class Manifest(BundleModel):
     licence: Licence
     tolerances: dict[str, Annotated[float, Field(gt=0, le=0.5)]]
     files: dict[str, FileEntry]
+    promotion: Promotion | None = None
+    research_only: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -239,6 +306,18 @@ class Manifest(BundleModel):
     def picture_gate(self) -> PictureGate | None:
         """The part of the gate that looks at pictures, with a network of its own; None without one."""
         return None if self.gate is None else self.gate.picture
+
+    @property
+    def gate_failed(self) -> bool:
+        """Whether the promotion policy refused it; then only an activation that accepts that makes it serve."""
+        return self.promotion is not None and not self.promotion.passed
+
+    @property
+    def research_label(self) -> str | None:
+        """Why its answers are not for patients, in a few words; None for a bundle without such a restriction."""
+        if self.promotion is not None and not self.promotion.passed:
+            return self.promotion.label
+        return "research-only" if self.research_only else None
 
     def operating_point(self, name: str | None) -> OperatingPoint | None:
         """The point of that name (None = the default), or None if the bundle has no such point."""
@@ -269,6 +348,7 @@ def _class_count(message: str) -> PydanticCustomError:
 def _check_calibration(m: Manifest) -> None:
     cal, k = m.calibration, m.network.logits
     sizes = {
+        "vector_temperature": lambda: {len(cal.temperatures)} if isinstance(cal, VectorTemperatureCalibration) else {k},
         "platt": lambda: {len(cal.slope), len(cal.intercept)} if isinstance(cal, PlattCalibration) else {k},
         "isotonic": lambda: {len(cal.curves)} if isinstance(cal, IsotonicCalibration) else {k},
     }.get(cal.method, lambda: {k})()
@@ -278,8 +358,8 @@ def _check_calibration(m: Manifest) -> None:
 
 def _check_point(m: Manifest, p: OperatingPoint) -> None:
     allowed: dict[Task, set[Rule]] = {
-        "binary": {"threshold"},
-        "multiclass": {"argmax", "hierarchical"},
+        "binary": {"threshold", "conformal"},
+        "multiclass": {"argmax", "hierarchical", "conformal"},
         "multilabel": {"per_label"},
     }
     if p.rule not in allowed[m.task]:
@@ -289,6 +369,7 @@ def _check_point(m: Manifest, p: OperatingPoint) -> None:
         "argmax": set[str](),
         "hierarchical": set(p.priority),
         "per_label": set(m.classes),
+        "conformal": set(m.classes),
     }[p.rule]
     if set(p.thresholds) != wanted:
         raise ValueError(f"operating point {p.name}: thresholds for {sorted(p.thresholds)}, needs {sorted(wanted)}")
@@ -299,5 +380,7 @@ def _check_point(m: Manifest, p: OperatingPoint) -> None:
             raise ValueError(f"operating point {p.name}: a class stands twice in the priority order")
     elif p.priority or p.fallback:
         raise ValueError(f"operating point {p.name}: priority and fallback belong to the hierarchical rule")
+    if p.conformal is not None and p.rule != "conformal":
+        raise ValueError(f"operating point {p.name}: coverage belongs to the conformal rule")
     if not set(p.measured) <= set(m.classes):
         raise ValueError(f"operating point {p.name}: measured names an unknown class")

@@ -1,6 +1,6 @@
 """The manifest of bundle format 1, which had no gate, and how it becomes one of format 2. Only read, never written.
 
-The parts it is made of have not changed since; when one does, its old form moves here.
+Its parts are those of format 2; when one of them differed, it would stand here.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from pydantic import Field
 from app.bundle.fields import BundleModel
 from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import (
-    Calibration,
     ClassName,
     FileEntry,
     IntendedUse,
     Licence,
-    Manifest,
-    Metric,
     Name,
     NetworkSpec,
-    OperatingPoint,
     Provenance,
     QualityRule,
     ReviewRule,
     Semver,
 )
+from app.bundle.manifest_v2 import CalibrationV2, ManifestV2, MetricV2, OperatingPointV2
 from app.domain import Task
 
 
@@ -40,24 +37,20 @@ class ManifestV1(BundleModel):
     classes: tuple[ClassName, ...] = Field(min_length=2, max_length=256)
     input: InputSpec
     network: NetworkSpec
-    calibration: Calibration
+    calibration: CalibrationV2
     calibration_chosen_by: str
-    operating_points: tuple[OperatingPoint, ...] = Field(min_length=1)
+    operating_points: tuple[OperatingPointV2, ...] = Field(min_length=1)
     default_operating_point: Name
     review: ReviewRule
     quality: QualityRule
     intended_use: IntendedUse
-    metrics: tuple[Metric, ...]
+    metrics: tuple[MetricV2, ...]
     provenance: Provenance
     licence: Licence
     tolerances: dict[str, Annotated[float, Field(gt=0, le=0.5)]]
     files: dict[str, FileEntry]
 
 
-def upgrade(old: ManifestV1) -> Manifest:
-    """The same manifest in format 2: without a gate, so that any film is judged, as it always was with this bundle.
-
-    Raises:
-        pydantic.ValidationError: the parts do not fit together.
-    """
-    return Manifest.model_validate({**old.model_dump(), "schema_version": 2, "gate": None})
+def upgrade(old: ManifestV1) -> ManifestV2:
+    """The same manifest in format 2: without a gate, so that any film is judged, as it always was with this bundle."""
+    return ManifestV2.model_validate({**old.model_dump(), "schema_version": 2, "gate": None})

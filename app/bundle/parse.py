@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.bundle import manifest_v1, manifest_v2
 from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, MAX_BYTES, MODEL_CARD, NETWORK, REFERENCE
 from app.bundle.manifest import CLASS_COUNT_ERROR, SCHEMA_VERSION, Manifest
-from app.bundle.manifest_v1 import ManifestV1, upgrade
 from app.errors import BundleError
 
 _MAX_FAULTS_SHOWN = 3
@@ -50,10 +50,17 @@ def _current(text: str) -> Manifest:
 
 
 def _version_1(text: str) -> Manifest:
-    return upgrade(ManifestV1.model_validate_json(text, strict=True))
+    old = manifest_v1.ManifestV1.model_validate_json(text, strict=True)
+    return manifest_v2.upgrade(manifest_v1.upgrade(old))
 
 
-_READERS: Mapping[int, Callable[[str], Manifest]] = MappingProxyType({1: _version_1, SCHEMA_VERSION: _current})
+def _version_2(text: str) -> Manifest:
+    return manifest_v2.upgrade(manifest_v2.ManifestV2.model_validate_json(text, strict=True))
+
+
+_READERS: Mapping[int, Callable[[str], Manifest]] = MappingProxyType(
+    {1: _version_1, 2: _version_2, SCHEMA_VERSION: _current}
+)
 
 
 def _validated(reader: Callable[[str], Manifest], raw: Mapping[str, Any]) -> Manifest:

@@ -10,7 +10,7 @@ import typer
 from app.bundle.store import BundleRef, BundleStore
 from app.cli.session import open_records, operator, read_settings
 from app.errors import BundleError, ConfigurationError
-from app.live import load_bundle
+from app.live import ACTIVATE_SO, acceptance, load_bundle, refuse_failed_gate
 
 group = typer.Typer(help="Model bundles: list, show, verify, activate.", no_args_is_help=True)
 RefArgument = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="As `cxr bundles list` shows it.")]
@@ -18,12 +18,21 @@ RefArgument = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="As `cx
 
 @group.command("list")
 def list_bundles() -> None:
-    """All bundles in CXR_BUNDLES_DIR; the live one is marked with *."""
+    """All bundles in CXR_BUNDLES_DIR; the live one is marked with *, and what is not for patients is labelled."""
     with open_records() as (settings, records):
-        live = records.history.live()
-        for ref in BundleStore(settings.bundles_dir).list():
+        live, store = records.history.live(), BundleStore(settings.bundles_dir)
+        for ref in store.list():
             mark = "*" if live is not None and (live.name, live.version) == (ref.name, ref.version) else " "
-            typer.echo(f"{mark} {ref}")
+            typer.echo(f"{mark} {ref}{_note(store, ref)}")
+
+
+def _note(store: BundleStore, ref: BundleRef) -> str:
+    """What stands behind a bundle's name in the list; a manifest that cannot be read is named, not judged: `verify` does that."""
+    try:
+        label = store.read_manifest(ref).research_label
+    except BundleError as error:
+        return f"  ({error.code})"
+    return f"  ({label})" if label else ""
 
 
 @group.command()
@@ -36,17 +45,31 @@ def show(bundle: RefArgument) -> None:
 
 @group.command()
 def verify(bundle: RefArgument) -> None:
-    """All that loading checks: schema, hashes, tensors, network, head, golden answers. Exit status 1 names what is wrong."""
+    """All that loading checks: schema, hashes, tensors, network, head, golden answers. Exit status 1 names what is wrong.
+
+    A bundle whose promotion gate failed may be sound; its failed lines are listed.
+    """
     loaded = load_bundle(BundleStore(read_settings().bundles_dir), BundleRef.parse(bundle))
     typer.echo(f"{loaded.ref} is sound, digest {loaded.bundle.digest}")
+    if loaded.manifest.research_label is not None:
+        typer.echo(f"not for patients: {loaded.manifest.research_label}")
+    for line in loaded.manifest.promotion.lines if loaded.manifest.promotion else ():
+        if not line.passed:
+            typer.echo(f"failed: {line.name}: wanted {line.wanted}, measured {line.measured}")
 
 
 @group.command()
 def activate(
     bundle: RefArgument,
     wait_s: Annotated[float, typer.Option("--wait-s", help="How long to wait for running services, seconds.")] = 30,
+    accept_failed_gate: Annotated[
+        bool,
+        typer.Option(
+            "--accept-failed-gate", help="Serve it although its promotion gate failed; recorded with your name."
+        ),
+    ] = False,
 ) -> None:
-    """Ask the running services to serve this bundle, and wait for the outcome.
+    """Ask the running services to serve this bundle, and wait for the outcome. An earlier one is how a bundle is rolled back.
 
     Without a running service the request stays in the history and the next start takes it up.
     """
@@ -55,7 +78,11 @@ def activate(
         if settings.bundle is not None:
             raise ConfigurationError("pinned", f"CXR_BUNDLE pins {settings.bundle}")
         verified = BundleStore(settings.bundles_dir).verify(ref)
-        request = records.history.request_activation(ref, verified.digest, operator())
+        if not accept_failed_gate:
+            refuse_failed_gate(verified.manifest, ACTIVATE_SO)
+        request = records.history.request_activation(
+            ref, verified.digest, operator(), reason=acceptance(verified.manifest)
+        )
         until = time.monotonic() + wait_s
         while time.monotonic() < until:
             outcomes = records.history.outcomes(request)

@@ -40,7 +40,11 @@ def predict(
         scheduler = Scheduler(workers=1, queue_max=1, queue_timeout_s=settings.queue_timeout_s)
         decoder = DecoderPool(1, settings.dicom_decode_timeout_s, settings.dicom_decode_max_bytes)
         bundles = LiveBundles(
-            BundleStore(settings.bundles_dir), records, pin=settings.bundle, poll_s=settings.bundle_poll_s
+            BundleStore(settings.bundles_dir),
+            records,
+            pin=settings.bundle,
+            poll_s=settings.bundle_poll_s,
+            accept_failed_gate=settings.accept_failed_gate,
         )
         bundles.load_live()
         service = TriageService(

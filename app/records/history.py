@@ -6,14 +6,16 @@ request; the live bundle is the newest `activated` row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from sqlalchemy import Connection, Engine, Select, func, select
 
 from app.records.events import Draft, EventId, seal_draft
 from app.records.tables import bundle_history
+
+GATE_ACCEPTED: Final = "failed gate accepted"
 
 Outcome = Literal["activated", "failed"]
 Transact = Callable[[Callable[[Connection], Draft]], EventId]
@@ -31,7 +33,10 @@ class BundleName(Protocol):
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One row. request: position of the request that an outcome belongs to (None: at start, nobody asked); process: its chain."""
+    """One row. request: position of the request that an outcome belongs to (None: at start, nobody asked); process: its chain.
+
+    reason: why it failed; of a request or an activation, that `who` accepted a bundle whose promotion gate failed, and which lines did.
+    """
 
     position: int
     at: str
@@ -43,6 +48,16 @@ class HistoryRow:
     who: str
     process: str | None
     reason: str | None
+
+    @property
+    def accepts_failed_gate(self) -> bool:
+        """Whether this bundle may serve although its promotion gate failed."""
+        return self.event != "failed" and (self.reason or "").startswith(GATE_ACCEPTED)
+
+
+def gate_accepted(lines: Sequence[str]) -> str:
+    """The reason of a request or an activation that accepts that these lines of the promotion gate failed."""
+    return f"{GATE_ACCEPTED}: {', '.join(lines)}"
 
 
 _COLUMNS = tuple(bundle_history.c[name] for name in HistoryRow.__dataclass_fields__)
@@ -59,15 +74,18 @@ class BundleHistory:
     def __init__(self, process: str, reader: Engine, transact: Transact) -> None:
         self._process, self._reader, self._transact = process, reader, transact
 
-    def request_activation(self, ref: BundleName, digest: str, who: str, *, by: str | None = None) -> int:
+    def request_activation(
+        self, ref: BundleName, digest: str, who: str, *, by: str | None = None, reason: str | None = None
+    ) -> int:
         """Ask every process to serve a bundle; returns the request's id.
 
         Args:
             digest: of the bundle that was verified; a process that finds another one refuses.
             who: for people: the name of the key or of the command.
             by: id of the API key, if there is one.
+            reason: `gate_accepted(...)` where `who` accepts a bundle whose promotion gate failed.
         """
-        return self._append("requested", ref, digest, who=who, by=by)
+        return self._append("requested", ref, digest, who=who, by=by, reason=reason)
 
     def write_outcome(
         self,

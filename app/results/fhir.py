@@ -67,9 +67,10 @@ def _report(report: Report) -> Resource:
 
 def _observation(report: Report, score: ClassScore, index: int, about: Mapping[str, Any]) -> Resource:
     """One class: the calibrated probability, whether that is positive at the operating point, and the margin it was decided by."""
-    components = {codes.MARGIN: score.margin, codes.THRESHOLD_MARGIN: score.threshold_margin}
+    decisive = wording.decided_by_threshold(score)
+    components = {codes.MARGIN: score.margin, codes.THRESHOLD_MARGIN: score.threshold_margin if decisive else None}
     decided = "POS" if score.positive else "NEG"
-    limit = score.threshold_probability
+    limit = score.threshold_probability if decisive else None
     return {
         "resourceType": "Observation",
         "id": f"class-{index}",

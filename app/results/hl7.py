@@ -124,7 +124,7 @@ def _observations(report: Report, source: Source) -> Iterator[str]:
 def _class(score: ClassScore, index: int) -> Iterator[dict[int, str]]:
     """Two rows with one sub-id (OBX-4): how probable, and whether that is positive."""
     finding = _coded(codes.finding(score.name))
-    limit = score.threshold_probability
+    limit = score.threshold_probability if wording.decided_by_threshold(score) else None
     normal = {} if limit is None else {7: f"<{limit:.9g}"}  # OBX-7: below the threshold it is negative
     yield {2: "NM", 3: finding, 4: str(index), 5: f"{score.probability:.9f}", 6: _coded(codes.NO_UNITS), **normal}
     yield {2: "CWE", 3: finding, 4: str(index), 5: _coded(codes.verdict(score.positive))}

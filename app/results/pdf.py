@@ -72,6 +72,8 @@ class _Page:
     def _head(self, report: Report) -> None:
         self._paragraph(wording.TITLE, size=16, bold=True)
         self._paragraph("Decision support. Not a diagnosis.", size=11, bold=True, color=_RED)
+        for line in wording.restriction(report):
+            self._paragraph(line, size=11, bold=True, color=_RED)
         when = report.judged_at.astimezone()
         self._paragraph(f"Judged {when:%Y-%m-%d %H:%M:%S %z} by {wording.algorithm(report)}", color=_GRAY)
         for line in _whose(report.source):

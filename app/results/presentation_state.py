@@ -80,7 +80,8 @@ def _presentation(display: FilmDisplay) -> PresentationLUTTransformation:
 
 def _annotation(report: Report, heat: HeatMapDrawn, film: Dataset, layer: GraphicLayer) -> GraphicAnnotation:
     """The outlines and one line of text, in pixels of the film."""
-    line = f"{wording.NOT_FOR_DIAGNOSIS}. {heat.method} of {heat.target}, {wording.algorithm(report)}"
+    first = ". ".join((wording.NOT_FOR_DIAGNOSIS, *wording.restriction(report)))
+    line = f"{first}. {heat.method} of {heat.target}, {wording.algorithm(report)}"
     return GraphicAnnotation(
         referenced_images=[film],
         graphic_layer=layer,

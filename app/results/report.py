@@ -67,7 +67,8 @@ class Report:
 
     source: whose film it is; None where the film was no DICOM. judged_at: time zone aware; of the first answer where a request is
     repeated, so that a repeated request gives the same bytes. purpose, limits, population: the bundle's intended use, in its words.
-    point: the operating point the decision was made at. film_*: pixels, and the SHA-256 of the bytes as received.
+    restriction: why the bundle is not for patients, None without such a restriction. point: the operating point the decision was made
+    at. film_*: pixels, and the SHA-256 of the bytes as received.
     """
 
     source: Source | None
@@ -88,6 +89,7 @@ class Report:
     film_sha256: str
     heat_map: HeatMapDrawn | None = None
     display: FilmDisplay | None = None
+    restriction: str | None = None
 
     def __repr__(self) -> str:
         return "Report(...)"

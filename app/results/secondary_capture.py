@@ -32,7 +32,7 @@ def render(report: Report) -> bytes:
     if heat is None:  # `make` has refused already
         raise ValueError("a secondary capture needs a heat map")
     image: Dataset = SCImage(
-        pixel_array=lettered(heat.picture, _above(), _below(report, heat)),
+        pixel_array=lettered(heat.picture, _above(report), _below(report, heat)),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -58,7 +58,7 @@ def render(report: Report) -> bytes:
 
 
 def lettered(picture: NDArray[np.uint8], above: tuple[str, ...], below: tuple[str, ...]) -> NDArray[np.uint8]:
-    """The picture between two black bars of text: uint8 [H', W', 3], W' >= 512. The first line above is drawn in amber."""
+    """The picture between two black bars of text: uint8 [H', W', 3], W' >= 512. The lines above are drawn in amber."""
     height, width = picture.shape[:2]
     if width < _MIN_WIDTH_PX:
         scale = _MIN_WIDTH_PX / width
@@ -83,8 +83,8 @@ def _bar(lines: tuple[str, ...], width: int, color: tuple[int, int, int]) -> NDA
     return bar
 
 
-def _above() -> tuple[str, ...]:
-    return (wording.NOT_FOR_DIAGNOSIS,)
+def _above(report: Report) -> tuple[str, ...]:
+    return (wording.NOT_FOR_DIAGNOSIS, *wording.restriction(report))
 
 
 def _below(report: Report, heat: HeatMapDrawn) -> tuple[str, ...]:

@@ -76,12 +76,15 @@ def _observer(report: Report) -> ObserverContext:
 
 def _group(report: Report, score: ClassScore) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501: one class. Its tracking UID stays the same when another version of the bundle judges the film again."""
-    numbers = {
+    numbers: dict[Concept, float | None] = {
         codes.PROBABILITY: score.probability,
         codes.MARGIN: score.margin,
-        codes.THRESHOLD_MARGIN: score.threshold_margin,
-        codes.THRESHOLD_PROBABILITY: score.threshold_probability,
     }
+    if wording.decided_by_threshold(score):
+        numbers |= {
+            codes.THRESHOLD_MARGIN: score.threshold_margin,
+            codes.THRESHOLD_PROBABILITY: score.threshold_probability,
+        }
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=uids.tracking_uid(report, score.name), identifier=f"{report.bundle_name}/{score.name}"

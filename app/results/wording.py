@@ -19,6 +19,7 @@ TITLE: Final = "Chest radiograph triage (AI)"
 _REASONS: Final = {
     "low_confidence": "the confidence is low",
     "borderline": "a score lies close to its threshold",
+    "ambiguous": "more than one class, or none, fits the film at the wanted coverage",
     "quality": "the quality of the film or its intended use is in doubt",
     "out_of_distribution": "the film is unlike those the model was measured on",
 }
@@ -42,6 +43,11 @@ def review(report: Report) -> str:
     return f"Review required: {'; '.join(reasons)}."
 
 
+def restriction(report: Report) -> tuple[str, ...]:
+    """The line of a bundle that is not for patients, for pictures and titles; elsewhere the warning says it."""
+    return () if report.restriction is None else (f"NOT FOR PATIENTS: {report.restriction}",)
+
+
 def warnings(report: Report) -> tuple[str, ...]:
     return tuple(f"Warning {n.code}: {n.message}" for n in report.notices)
 
@@ -61,6 +67,15 @@ def operating_point(report: Report) -> tuple[str, ...]:
     """The rule, what it was chosen for, and what was measured with it, one line per class."""
     point = report.point
     lines = [f"Operating point {point.name}: rule {point.rule}, target: {point.target}."]
+    if report.decision.prediction_set is not None:
+        names = ", ".join(name.replace("_", " ") for name in report.decision.prediction_set) or "no class"
+        lines.append(f"Prediction set, what cannot be ruled out: {names}.")
+    if point.conformal is not None:
+        found = point.conformal
+        lines.append(
+            f"Measured on {found.n} films ({found.data}): coverage {_figure(found.coverage)}, mean size of a set "
+            f"{_figure(found.mean_set_size)}."
+        )
     lines += [
         f"Measured for {label} on {m.n} films ({m.data}): sensitivity {_figure(m.sensitivity)}, "
         f"specificity {_figure(m.specificity)}."
@@ -80,6 +95,12 @@ def probability(value: float) -> str:
 
 def verdict(score: ClassScore) -> str:
     return "positive" if score.positive else "negative"
+
+
+def decided_by_threshold(score: ClassScore) -> bool:
+    """Whether the verdict is what the threshold alone says; not so for a class that is no finding, or that another one outranks."""
+    reached = score.threshold_margin is not None and score.margin >= score.threshold_margin
+    return score.threshold_margin is not None and reached == score.positive
 
 
 def _figure(estimate: Estimate) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -35,7 +36,14 @@ def shipped(state: Path, tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 @pytest.fixture(scope="session")
 def address(shipped: FastAPI) -> Iterator[str]:
     """Where the application listens."""
-    config = uvicorn.Config(shipped, port=0, http=HTTP_PROTOCOL, log_config=None, server_header=False, lifespan="on")
+    with listening(shipped) as found:
+        yield found
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """An application behind the shipped server on loopback; its address."""
+    config = uvicorn.Config(app, port=0, http=HTTP_PROTOCOL, log_config=None, server_header=False, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
@@ -43,9 +51,11 @@ def address(shipped: FastAPI) -> Iterator[str]:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

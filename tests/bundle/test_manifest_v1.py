@@ -31,12 +31,14 @@ def test_a_bundle_of_format_1_is_verified_and_passes_its_golden_self_test() -> N
     assert (bundle.manifest.schema_version, bundle.manifest.gate, bundle.gate) == (SCHEMA_VERSION, None, None)
 
 
-def test_the_upgrade_changes_nothing_but_the_version_and_the_gate() -> None:
+def test_the_upgrade_changes_nothing_but_the_version_and_adds_what_is_absent() -> None:
     old = json.loads(MANIFEST.read_bytes())
     new = json.loads(manifest_bytes(parse_manifest(MANIFEST.read_bytes())))
-    assert {"schema_version", "gate"} == {
-        key for key in old.keys() | new.keys() if old.get(key, "-") != new.get(key, "-")
-    }
+    assert (new.pop("gate"), new.pop("promotion"), new.pop("research_only")) == (None, None, False)
+    assert [part.pop("conformal") for part in new["operating_points"]] == [None, None]
+    assert [part.pop("baseline") for part in new["metrics"]] == [None]
+    assert (old.pop("schema_version"), new.pop("schema_version")) == (1, SCHEMA_VERSION)
+    assert new == old
 
 
 def _without(key: str) -> Callable[[dict[str, Any]], None]:
@@ -50,6 +52,8 @@ def _without(key: str) -> Callable[[dict[str, Any]], None]:
     ("change", "code"),
     [
         (lambda raw: raw.update(gate=None), "invalid_manifest"),
+        (lambda raw: raw.update(promotion=None), "invalid_manifest"),
+        (lambda raw: raw["metrics"][0].update(baseline=None), "invalid_manifest"),
         (_without("review"), "invalid_manifest"),
         (lambda raw: raw["input"].update(size="64"), "invalid_manifest"),
         (lambda raw: raw.update(default_operating_point="other"), "invalid_manifest"),

@@ -14,6 +14,7 @@ from pydicom.uid import RLELossless
 
 from app.imaging.phantom import encode_jpeg, phantom
 from tests.support.dicom_films import CANARY, PATIENT, as_bytes, dicom_film, file_dataset
+from tests.support.promotions import FAILED, LABEL
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -115,3 +116,41 @@ def test_a_missing_key_ring_is_not_blamed_on_events_that_are_not_there(tmp_path:
     assert done.returncode == 1
     assert "keyring_missing" in done.stderr
     assert "holds events" not in done.stderr
+
+
+def test_a_bundle_whose_promotion_gate_failed_is_labelled_and_asks_to_be_accepted(tmp_path: Path) -> None:
+    root, state = tmp_path / "bundles", tmp_path / "state"
+    make_tiny_bundle(root, latest=True)
+    make_tiny_bundle(root, version="2.0.0", fields={"promotion": FAILED})
+    broken = make_tiny_bundle(root, version="3.0.0")
+    (root / broken.name / broken.version / "manifest.json").write_text("{}")
+    where = {"state_dir": state, "bundles_dir": root}
+    assert cxr("bundles", "list", **where).stdout.splitlines() == [
+        "  tiny/1.0.0",
+        f"  tiny/2.0.0  ({LABEL})",
+        "  tiny/3.0.0  (wrong_schema_version)",
+    ]
+    verified = cxr("bundles", "verify", "tiny/2.0.0", **where)
+    assert verified.returncode == 0
+    assert verified.stdout.splitlines()[1:] == [
+        f"not for patients: {LABEL}",
+        "failed: source shortcut: wanted at most 0.60, measured 0.97",
+        "failed: calibration: wanted at most 0.05, measured 0.08",
+    ]
+    activate = ("bundles", "activate", "tiny/2.0.0", "--wait-s", "0.1")
+    refused = said(cxr(*activate, **where))
+    assert refused.startswith("cxr: gate_failed: ")
+    assert "source shortcut, calibration" in refused
+    assert "no_answer" in said(cxr(*activate, "--accept-failed-gate", **where))  # asked for; no service runs
+
+
+def test_a_film_is_judged_by_a_bundle_that_failed_only_where_a_setting_says_so(tmp_path: Path) -> None:
+    root, film = tmp_path / "bundles", tmp_path / "film.jpg"
+    make_tiny_bundle(root, fields={"promotion": FAILED}, latest=True)
+    film.write_bytes(encode_jpeg(phantom(7)))
+    where = {"state_dir": tmp_path / "state", "bundles_dir": root}
+    assert said(cxr("predict", str(film), **where)).startswith("cxr: gate_failed: ")
+    done = cxr("predict", str(film), **where, accept_failed_gate="true")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["warnings"][0]["code"] == "research_only"
+    assert cxr("bundles", "list", **where).stdout == f"* tiny/1.0.0  ({LABEL})\n"

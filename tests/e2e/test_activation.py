@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import serving, start
+from tests.support.promotions import FAILED
 from tests.support.tiny_bundle import make_tiny_bundle
 
 
@@ -77,6 +78,32 @@ def test_a_pinned_service_answers_pinned(bundles: Path, tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert "pinned" in refused.stderr
         assert "1.0.0" in server.request("GET", "/health").body.decode()
+
+
+def test_a_bundle_that_failed_its_gate_serves_only_where_that_was_accepted(tmp_path: Path, film: bytes) -> None:
+    root = tmp_path / "bundles"
+    make_tiny_bundle(root, latest=True)
+    make_tiny_bundle(root, version="2.0.0", seed=1, fields={"promotion": FAILED})
+
+    def judged(key: str) -> tuple[str, set[str]]:
+        answer = server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").json()
+        return answer["bundle"]["version"], {w["code"] for w in answer["warnings"]}
+
+    with serving(tmp_path / "state", bundles_dir=root) as server:
+        key = server.key("service")
+        refused = server.cxr("bundles", "activate", "tiny/2.0.0", check=False)
+        assert (refused.returncode, "gate_failed" in refused.stderr) == (1, True)
+        assert judged(key) == ("1.0.0", {"intended_use_unverified"})
+        assert server.cxr("bundles", "activate", "tiny/2.0.0", "--accept-failed-gate").returncode == 0
+        assert judged(key) == ("2.0.0", {"research_only", "intended_use_unverified"})
+    with serving(tmp_path / "state", bundles_dir=root) as server:  # as another replica would, without any setting
+        assert judged(key)[0] == "2.0.0"
+        assert server.cxr("bundles", "activate", "tiny/1.0.0").returncode == 0
+        assert judged(key)[0] == "1.0.0"
+        assert server.cxr("audit", "verify").returncode == 0
+    (root / "latest").write_text("tiny/2.0.0\n")
+    with pytest.raises(RuntimeError, match="gate_failed"):
+        start(tmp_path / "fresh", bundles_dir=root)
 
 
 def test_the_command_line_teaches() -> None:

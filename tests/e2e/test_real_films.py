@@ -12,7 +12,7 @@ from app.imaging.decode import ImageLimits, decode
 from app.inference.engine import OnnxRuntimeEngine
 from app.settings import PROJECT_ROOT
 from benchmarks.server import serving
-from training.data.reduced import compare_copies
+from training.judging.reduced import compare_copies
 
 DATA = PROJECT_ROOT.parent / "shared" / "data"
 WIDE = ImageLimits(32, 8192)  # one reduced copy is 121 px high, which the service refuses by default

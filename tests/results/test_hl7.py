@@ -9,7 +9,7 @@ from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain import Source
+from app.domain import ClassScore, Source
 from app.results import Report, hl7, make
 from tests.results import samples
 from tests.results.test_identity import TEXT, odd_sources
@@ -168,3 +168,14 @@ def unescape(escaped: str) -> str:
             out.append(rest[0])
             rest = rest[1:]
     return "".join(out)
+
+
+def test_a_class_that_is_no_finding_or_is_outranked_has_no_range() -> None:
+    """OBX-7 says where a value is negative; here the verdict is not the threshold's."""
+    outranked = ClassScore("normal", 0.9, 2.0, 2.0, 1.0, 0.6, False)
+    decided = samples.decision(classes=(samples.decision().classes[0], outranked))
+    ranges = {
+        obx[3].split("^")[1]: obx[7] for obx in segments(samples.report(decision=decided), "OBX") if obx[2] == "NM"
+    }
+    assert ranges["Pneumonia"].startswith("<")
+    assert ranges["Normal"] == ""

@@ -86,3 +86,9 @@ def test_encapsulated_it_is_the_same_page() -> None:
     assert len(data.EncapsulatedDocument) % 2 == 0
     assert (data.Modality, data.MIMETypeOfEncapsulatedDocument) == ("DOC", "application/pdf")
     assert data.BurnedInAnnotation == "YES"
+
+
+def test_a_restriction_stands_at_the_head() -> None:
+    page = text(samples.report(restriction="research-only, gate failed: source shortcut"))
+    assert page.index("NOT FOR PATIENTS: research-only, gate failed: source shortcut") < page.index("Triage label")
+    assert "NOT FOR PATIENTS" not in text(samples.report())

@@ -34,6 +34,12 @@ def test_it_says_that_it_is_not_for_diagnosis() -> None:
     assert text.startswith("AI overlay - not for diagnosis.")
 
 
+def test_it_says_that_the_bundle_is_not_for_patients() -> None:
+    data = readback.dataset(make("gsps", samples.report(restriction="research-only")))
+    text = data.GraphicAnnotationSequence[0].TextObjectSequence[0].UnformattedTextValue
+    assert text.startswith("AI overlay - not for diagnosis. NOT FOR PATIENTS: research-only. ")
+
+
 def test_without_the_films_window_none_is_made() -> None:
     with pytest.raises(RefusedError) as caught:
         make("gsps", samples.report(display=None))

@@ -67,3 +67,12 @@ def test_nothing_about_the_patient_is_in_the_pixels() -> None:
     )
     assert mine.PixelData == other.PixelData
     assert mine.PatientName != other.PatientName
+
+
+def test_a_restriction_has_a_line_of_its_own_above_the_picture() -> None:
+    plain, restricted = (
+        readback.dataset(make("sc", samples.report(restriction=words))).pixel_array for words in (None, "research-only")
+    )
+    more = restricted.shape[0] - plain.shape[0]
+    assert more > 0
+    assert np.array_equal(plain[-400:], restricted[-400:])

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from app.bundle.manifest import SCHEMA_VERSION
 from tests.support.bundle_victim import CARD, GOLDEN, HEAD, MANIFEST, NETWORK, REFERENCE, Apply, AttackList, Victim
 
 ON_FILES = AttackList()
@@ -125,8 +126,8 @@ _add("NaN threshold", "unreadable_manifest", _text('"pneumonia": -0.4', '"pneumo
 _add("infinite threshold", "unreadable_manifest", _text('"pneumonia": -0.4', '"pneumonia": -Infinity'))
 _add("threshold too large for a number", "unreadable_manifest", _text('"pneumonia": -0.4', '"pneumonia": 1e999'))
 _add("an integer of 5,000 digits", "unreadable_manifest", _text('"pneumonia": -0.4', f'"pneumonia": {"1" * 5_000}'))
-_add("next schema version", "wrong_schema_version", edit_manifest("schema_version", 3))
-_add("schema version as text", "wrong_schema_version", edit_manifest("schema_version", "2"))
+_add("next schema version", "wrong_schema_version", edit_manifest("schema_version", SCHEMA_VERSION + 1))
+_add("schema version as text", "wrong_schema_version", edit_manifest("schema_version", str(SCHEMA_VERSION)))
 _add("schema version true", "wrong_schema_version", edit_manifest("schema_version", True))
 _add("no schema version", "wrong_schema_version", _drop("schema_version"))
 _add(

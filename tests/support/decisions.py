@@ -17,6 +17,7 @@ from app.bundle.manifest import (
     OperatingPoint,
     PlattCalibration,
     TemperatureCalibration,
+    VectorTemperatureCalibration,
 )
 from app.domain import Task
 
@@ -92,9 +93,12 @@ def manifest(
 @st.composite
 def calibrations(draw: st.DrawFn, size: int) -> Calibration:
     """Any calibration for `size` logits."""
-    kind = draw(st.sampled_from(["none", "temperature", "platt", "isotonic"]))
+    kind = draw(st.sampled_from(["none", "temperature", "vector_temperature", "platt", "isotonic"]))
     if kind == "temperature":
         return TemperatureCalibration(method="temperature", temperature=draw(TEMPERATURES))
+    if kind == "vector_temperature":
+        each = tuple(draw(TEMPERATURES) for _ in range(size))
+        return VectorTemperatureCalibration(method="vector_temperature", temperatures=each)
     if kind == "platt":
         slope = tuple(draw(st.floats(0.01, 20)) for _ in range(size))
         return PlattCalibration(method="platt", slope=slope, intercept=tuple(draw(MODERATE) for _ in range(size)))

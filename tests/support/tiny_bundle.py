@@ -35,7 +35,6 @@ from tests.support.tiny_network import (
     GRID,
     SIZE,
     Explanation,
-    logit_count,
     random_weights,
     tiny_network,
 )
@@ -69,6 +68,7 @@ def make_tiny_bundle(
     calibration: Mapping[str, Any] | None = None,
     latest: bool = False,
     gate: Mapping[str, Action] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> BundleRef:
     """Write a tiny bundle to `root` and return its reference; it verifies and passes its golden self-test.
 
@@ -83,8 +83,9 @@ def make_tiny_bundle(
         latest: also write `root/latest`.
         gate: None for a bundle that judges anything; else it has the gate of `tiny_gate`, with these actions in place of its own,
             and is meant for patients of 1 to 5 years. Such a bundle takes phantoms and refuses other pictures.
+        fields: manifest fields in place of those above; the network follows `classes` and the channels of `input`, of size 64.
     """
-    parts = tiny_parts(name, version, task, explanation, seed, calibration, gate)
+    parts = tiny_parts(name, version, task, explanation, seed, calibration, gate, fields)
     ref = write_tiny(root, parts)
     if latest:
         (root / "latest").write_text(f"{ref}\n", encoding="ascii")
@@ -112,17 +113,27 @@ def tiny_parts(
     seed: int = 0,
     calibration: Mapping[str, Any] | None = None,
     gate: Mapping[str, Action] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> TinyParts:
     """The parts of a tiny bundle, in memory. Made once per process and set of arguments."""
-    return _parts(name, version, task, explanation, seed, json.dumps(calibration), json.dumps(gate))
+    return _parts(
+        name, version, task, explanation, seed, json.dumps(calibration), json.dumps(gate), json.dumps(fields or {})
+    )
 
 
 @lru_cache(maxsize=32)
 def _parts(
-    name: str, version: str, task: Task, explanation: Explanation, seed: int, calibration_json: str, gate_json: str
+    name: str,
+    version: str,
+    task: Task,
+    explanation: Explanation,
+    seed: int,
+    calibration_json: str,
+    gate_json: str,
+    fields_json: str,
 ) -> TinyParts:
-    network, head = _network(task, explanation, seed)
-    fields = _manifest(name, version, task, explanation, seed)
+    fields = _manifest(name, version, task, explanation, seed, json.loads(fields_json))
+    network, head = _network(task, explanation, seed, json.dumps({key: fields[key] for key in ("classes", "input")}))
     if calibration_json != "null":
         fields["calibration"] = json.loads(calibration_json)
     gate: TinyGate | None = None
@@ -152,12 +163,16 @@ def small_phantom(seed: int, *, opacity: bool | None = None) -> NDArray[np.uint8
 
 
 @lru_cache(maxsize=32)
-def _network(task: Task, explanation: Explanation, seed: int) -> tuple[bytes, Mapping[str, NDArray[np.float32]]]:
-    """Network and head; each logit has mean 0 and standard deviation 2 over a dozen phantoms."""
-    weights = random_weights(task, explanation, seed)
-    manifest = Manifest.model_validate({**_manifest("tiny", "1.0.0", task, explanation, seed), "files": {}})
-    engine = OnnxRuntimeEngine(tiny_network(weights, logits=logit_count(task)).SerializeToString())
-    films = [prepare(_film(small_phantom(2_000 + i)), manifest.input).tensor for i in range(12)]
+def _network(
+    task: Task, explanation: Explanation, seed: int, shape_json: str
+) -> tuple[bytes, Mapping[str, NDArray[np.float32]]]:
+    """Network and head; each logit has mean 0 and standard deviation 2 over a dozen phantoms. shape: the manifest's classes and input."""
+    shape = json.loads(shape_json)
+    spec = InputSpec.model_validate(shape["input"])
+    count = 1 if task == "binary" else len(shape["classes"])
+    weights = random_weights(task, explanation, seed, channels=spec.channels, logits=count)
+    engine = OnnxRuntimeEngine(tiny_network(weights, logits=count).SerializeToString())
+    films = [prepare(_film(small_phantom(2_000 + i)), spec).tensor for i in range(12)]
     logits = np.stack([engine.run(film).logits for film in films]).astype(np.float64)
     last = 1 if explanation == "gap_mlp_relu" else 0
     scale = 2.0 / logits.std(axis=0)
@@ -167,7 +182,7 @@ def _network(task: Task, explanation: Explanation, seed: int) -> tuple[bytes, Ma
     head = {key.removeprefix("head"): values for key, values in weights.items() if key.startswith("head")}
     if explanation != "gap_mlp_relu":
         head = {key.removeprefix("0."): values for key, values in head.items()}
-    return tiny_network(weights, logits=logit_count(task)).SerializeToString(), MappingProxyType(head)
+    return tiny_network(weights, logits=count).SerializeToString(), MappingProxyType(head)
 
 
 def _film(pixels: NDArray[np.uint8]) -> Radiograph:
@@ -198,10 +213,12 @@ def _reference(manifest: Manifest, engine: OnnxRuntimeEngine) -> dict[str, NDArr
     return reference_arrays(values, labels, manifest.classes, np.stack(features), seed=0)
 
 
-def _manifest(name: str, version: str, task: Task, explanation: Explanation, seed: int) -> dict[str, Any]:
-    """Every field of the manifest but `files`, as plain values."""
-    classes = CLASSES[task]
-    return {
+def _manifest(
+    name: str, version: str, task: Task, explanation: Explanation, seed: int, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every field of the manifest but `files`, as plain values. given: in place of what stands here."""
+    classes = given.get("classes", CLASSES[task])
+    made = {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         "version": version,
@@ -216,7 +233,7 @@ def _manifest(name: str, version: str, task: Task, explanation: Explanation, see
         },
         "network": {
             "architecture": "tiny-3-conv",
-            "logits": logit_count(task),
+            "logits": 1 if task == "binary" else len(classes),
             "features": [CHANNELS, GRID, GRID],
             "explanation": explanation,
         },
@@ -254,6 +271,7 @@ def _manifest(name: str, version: str, task: Task, explanation: Explanation, see
         "licence": {"weights": "Apache-2.0", "commercial_use": True},
         "tolerances": {"fp32": 1e-3},
     }
+    return {**made, **given}
 
 
 def _calibration(task: Task) -> dict[str, Any]:

@@ -59,7 +59,11 @@ def tiny_network(weights: Weights, *, logits: int, batch: int | str = "batch") -
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 1, SIZE, SIZE])],
+        [
+            helper.make_tensor_value_info(
+                "image", TensorProto.FLOAT, [batch, weights["conv0.weight"].shape[1], SIZE, SIZE]
+            )
+        ],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, logits]),
             helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, CHANNELS, GRID, GRID]),
@@ -69,8 +73,10 @@ def tiny_network(weights: Weights, *, logits: int, batch: int | str = "batch") -
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 
-def random_weights(task: Task, explanation: Explanation, seed: int) -> Weights:
-    """He-scaled random weights of the convolutions, and a head of one layer or two."""
+def random_weights(
+    task: Task, explanation: Explanation, seed: int, *, channels: int = 1, logits: int | None = None
+) -> Weights:
+    """He-scaled random weights of the convolutions, and a head of one layer or two. channels: of the input; logits: default by task."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
 
@@ -79,11 +85,11 @@ def random_weights(task: Task, explanation: Explanation, seed: int) -> Weights:
         weights[f"{key}.weight"] = (rng.standard_normal(shape) * scale).astype(np.float32)
         weights[f"{key}.bias"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float32)
 
-    layer("conv0", (8, 1, 3, 3))
+    layer("conv0", (8, channels, 3, 3))
     layer("conv1", (16, 8, 3, 3))
     layer("conv2", (CHANNELS, 16, 3, 3))
     widths = [CHANNELS, 12] if explanation == "gap_mlp_relu" else [CHANNELS]
-    widths.append(logit_count(task))
+    widths.append(logits or logit_count(task))
     for i in range(len(widths) - 1):
         layer(f"head{i}", (widths[i + 1], widths[i]))
     return weights

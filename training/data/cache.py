@@ -2,14 +2,17 @@
 
 Every film goes through `app.imaging.decode` and `app.preprocessing.resize_to_input`; this module adds only the storage and the
 recompressed copies that hide which folder a film came from. Caches are files under `.cache/`, named by a digest over the input
-specification and the film list, so a changed specification never meets old pixels.
+specification and the film list, so a changed specification never meets old pixels; a film whose file has another length than the cached
+one has changed, and the cache is made anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,14 @@ from rich.progress import track
 
 from app.bundle.input_spec import InputSpec
 from app.domain import InputStatistics, Radiograph
+from app.errors import ConfigurationError, CxrError
 from app.imaging.decode import ImageLimits, decode
+from app.imaging.dicom.decoders import DecoderPool
 from app.preprocessing import resize_to_input
 from training.data.films import Film
 
 LIMITS = ImageLimits(min_px=32, max_px=8192)  # wider than the service's: the smallest film here is 384 x 121 px
+_DECODE_S, _DECODE_BYTES = 60.0, 2_000_000_000  # for one frame; address space of the decoding child
 _FORMAT = 1  # raise when the content of a cache changes
 
 
@@ -57,10 +63,15 @@ class Pixels:
 def load_pixels(
     data: Path, films: Sequence[Film], spec: InputSpec, cache: Path, *, copies: int = 1, seed: int = 0
 ) -> Pixels:
-    """The films' pixels, from the cache or decoded now (about 10 ms a film). Raises ImageError for a film that is none."""
+    """The films' pixels, from the cache or decoded now (about 10 ms a film); compressed DICOM in a child process, as in the service.
+
+    Raises ConfigurationError: `unreadable_film` names a film that cannot be decoded.
+    """
+    if not films:
+        raise ConfigurationError("no_films", "there is no film to load")
     key = _key(films, spec, copies, seed)
     arrays, notes = cache / f"{key}.npy", cache / f"{key}.json"
-    if not notes.is_file():
+    if not notes.is_file() or _changed(data, films, notes):
         _build(data, films, spec, arrays, notes, copies=copies, seed=seed)
     facts: list[dict[str, Any]] = json.loads(notes.read_text(encoding="utf-8"))
     return Pixels(
@@ -69,6 +80,29 @@ def load_pixels(
         sha256=tuple(fact["sha256"] for fact in facts),
         statistics=tuple(InputStatistics(**fact["statistics"]) for fact in facts),
     )
+
+
+def decoder_pool() -> DecoderPool:
+    """The service's decoder of compressed DICOM; its child starts with the first film that needs it. To be closed."""
+    return DecoderPool(1, _DECODE_S, _DECODE_BYTES)
+
+
+def load_film(data: Path, film: Film, decoder: DecoderPool) -> tuple[Radiograph, int]:
+    """A film, decoded by the service's own code, and the length of its file in bytes. Raises ConfigurationError: `unreadable_film`."""
+    content = (data / film.path).read_bytes()
+    try:
+        return decode(content, LIMITS, decoder), len(content)
+    except CxrError as error:
+        raise ConfigurationError("unreadable_film", f"{film.path}: {error}") from error
+
+
+def _changed(data: Path, films: Sequence[Film], notes: Path) -> bool:
+    """Whether a film that is there has another length than when it was cached (caches of before this was kept: no)."""
+    for film, fact in zip(films, json.loads(notes.read_text(encoding="utf-8")), strict=True):
+        path = data / film.path
+        if "bytes" in fact and path.is_file() and path.stat().st_size != fact["bytes"]:
+            return True
+    return False
 
 
 def _key(films: Sequence[Film], spec: InputSpec, copies: int, seed: int) -> str:
@@ -80,21 +114,22 @@ def _build(
     data: Path, films: Sequence[Film], spec: InputSpec, arrays: Path, notes: Path, *, copies: int, seed: int
 ) -> None:
     arrays.parent.mkdir(parents=True, exist_ok=True)
-    partial = arrays.with_suffix(".partial.npy")
+    partial = arrays.with_suffix(f".{os.getpid()}.partial.npy")  # processes that build the same cache do not meet
     images = np.lib.format.open_memmap(
         partial, mode="w+", dtype=np.uint8, shape=(len(films), copies, spec.size, spec.size)
     )
     facts = []
-    for i, film in enumerate(track(films, description="decoding films", transient=True)):
-        radiograph = decode((data / film.path).read_bytes(), LIMITS)
-        resized, _, statistics = resize_to_input(radiograph, spec)
-        others = _recompressed(radiograph, spec, copies - 1, np.random.default_rng([seed, i]))
-        images[i] = np.stack([resized, *others])
-        facts.append({"sha256": radiograph.sha256, "statistics": asdict(statistics)})
+    with closing(decoder_pool()) as decoder:
+        for i, film in enumerate(track(films, description="decoding films", transient=True)):
+            radiograph, size = load_film(data, film, decoder)
+            resized, _, statistics = resize_to_input(radiograph, spec)
+            others = _recompressed(radiograph, spec, copies - 1, np.random.default_rng([seed, i]))
+            images[i] = np.stack([resized, *others])
+            facts.append({"sha256": radiograph.sha256, "bytes": size, "statistics": asdict(statistics)})
     images.flush()
     del images
     partial.rename(arrays)
-    temporary = notes.with_suffix(".partial.json")
+    temporary = notes.with_suffix(f".{os.getpid()}.partial.json")
     temporary.write_text(json.dumps(facts), encoding="utf-8")
     temporary.rename(notes)  # last: its presence says that the array is complete
 

@@ -1,30 +1,43 @@
 """Who is trained on, who validates, who tests: by patient, never by film.
 
-    official test              -> test, whole: loaded by `evaluate --split test` alone
-    official train             -> pool, less every film of a patient id that also occurs in the official test split
-    official val (16 films)    -> left out: too few to report on, and not part of the official training split
-    pool, by patient           -> train | fit (calibrator, thresholds) | report (what is reported)
+    test = "upstream"                                        test = a share
+      upstream test -> test, whole                             a share of the patients, stratified -> test
+      upstream val  -> left out (16 films of Kermany)          upstream splits are not looked at
+    films of sources with side = "test"   -> test, on top
+    the others, less every film of a patient or duplicate group that is also in the test -> pool
+    films of sources with side = "train"  -> train; their patients' other films with them
+    the rest of the pool, by patient      -> train | fit (calibrator, thresholds) | report (what is reported)
 
-Films that share a patient id or a duplicate group stay together. Dealing out is stratified by label and folder, and depends
-on the seed and the patient ids only.
+The test split is loaded by `evaluate --split test` alone. Films that share a patient id or a duplicate group stay together. Dealing out
+is stratified by label (multilabel: by the rarest finding) and folder, and depends on `split_seed` and the patient ids only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.errors import ConfigurationError
+from training.data.collect import collect
 from training.data.films import Film
-from training.recipe import DataPart
+from training.data.spec import DataPart
+from training.places import Places
+from training.recipe import Recipe
+
+PARTS = ("train", "fit", "report", "test")
+_UPSTREAM = frozenset({"train", "val", "test", ""})
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint lists of films, each in path order. `crossing`: training films dropped because their patient is in the test."""
+    """Disjoint lists of films, each in path order.
+
+    crossing: films of patients in the test that are not test films themselves; left_out: what upstream calls val, and training films
+    beyond a source's limit.
+    """
 
     train: tuple[Film, ...]
     fit: tuple[Film, ...]
@@ -40,24 +53,40 @@ class Splits:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def make_splits(films: Sequence[Film], part: DataPart, seed: int) -> Splits:
-    """Deal out the films of the recipe's folders. Raises ConfigurationError for a leak or an unknown upstream split."""
-    unknown = {f.upstream_split for f in films} - {"train", "val", "test"}
-    if unknown:
-        raise ConfigurationError("unknown_split", f"upstream splits {sorted(unknown)} are not known")
-    films = [f for f in films if f.label in {part.positive, part.negative}]
-    group = _groups(films)
-    test = [f for f in films if f.upstream_split == "test"]
-    left_out = [f for f in films if f.upstream_split == "val"]
+def recipe_splits(recipe: Recipe, places: Places) -> Splits:
+    """The recipe's splits; no image is opened. Raises ConfigurationError for missing data, a leak, or a part without films."""
+    splits = make_splits(collect(recipe.data.sources, places.data, recipe.data), recipe.data)
+    empty = [name for name in PARTS if not getattr(splits, name)]
+    if empty:
+        raise ConfigurationError(
+            "empty_split",
+            f"{recipe.name}: no film is dealt to {', '.join(empty)}: too few patients, or no upstream test",
+        )
+    return splits
+
+
+def make_splits(films: Sequence[Film], part: DataPart) -> Splits:
+    """Deal out the films of the recipe's sources.
+
+    Raises ConfigurationError: `unknown_split`, `no_patient` (a film that only a source with a side may have), `leak`.
+    """
+    _check(films, part)
+    group, stratum = _groups(films), _strata(films, part)
+    test, left_out = _first_look(films, part, group, stratum)
+    taken = {f.path for f in (*test, *left_out)}
     tested = {group[f.path] for f in test}
-    official = [f for f in films if f.upstream_split == "train"]
-    pool = [f for f in official if group[f.path] not in tested]
-    crossing = [f for f in official if group[f.path] in tested]
+    others = [f for f in films if f.path not in taken]
+    crossing = [f for f in others if group[f.path] in tested]
+    pool = [f for f in others if group[f.path] not in tested]
     held_back = {group[f.path] for f in left_out}
     left_out += [f for f in pool if group[f.path] in held_back]
     pool = [f for f in pool if group[f.path] not in held_back]
-    train, fit, report = _deal(pool, group, part.validation_each, seed)
-    splits = Splits(*(_sorted(p) for p in (train, fit, report, test, crossing, left_out)))
+    bound = {group[f.path] for f in pool if f.side == "train"}
+    train = [f for f in pool if group[f.path] in bound]
+    free = [f for f in pool if group[f.path] not in bound]
+    fit, report, rest = _deal(free, group, stratum, (part.validation_each, part.validation_each), str(part.split_seed))
+    train, beyond = _limited([*train, *rest], part, stratum)
+    splits = Splits(*(_sorted(p) for p in (train, fit, report, test, crossing, [*left_out, *beyond])))
     check_no_leak(splits)
     return splits
 
@@ -65,19 +94,45 @@ def make_splits(films: Sequence[Film], part: DataPart, seed: int) -> Splits:
 def check_no_leak(splits: Splits) -> None:
     """Raises ConfigurationError("leak") where a path, patient or duplicate group stands in two of train, fit, report, test."""
     seen: dict[tuple[str, str], str] = {}
-    for name in ("train", "fit", "report", "test"):
+    for name in PARTS:
         films: tuple[Film, ...] = getattr(splits, name)
         for film in films:
-            if not film.patient:
+            if not film.patient and film.side == "any":
                 raise ConfigurationError("leak", f"{film.path} has no patient id, so it cannot be split")
-            for key in _keys(film):
+            for key in (("film", film.path), *_keys(film)):
                 other = seen.setdefault(key, name)
                 if other != name:
                     raise ConfigurationError("leak", f"{key[0]} {key[1]} stands in both {other} and {name}")
 
 
+def _check(films: Sequence[Film], part: DataPart) -> None:
+    unknown = {f.upstream_split for f in films} - _UPSTREAM
+    if unknown and part.test == "upstream":
+        raise ConfigurationError("unknown_split", f"upstream splits {sorted(unknown)} are not known")
+    nobody = next((f for f in films if not f.patient and f.side == "any"), None)
+    if nobody is not None:
+        raise ConfigurationError(
+            "no_patient", f"{nobody.path} has no patient id: give its source {nobody.folder} a side (train or test)"
+        )
+
+
+def _first_look(
+    films: Sequence[Film], part: DataPart, group: Mapping[str, str], stratum: Mapping[str, str]
+) -> tuple[list[Film], list[Film]]:
+    """Test films, and films that are used for nothing."""
+    test = [f for f in films if f.side == "test"]
+    if part.test == "upstream":
+        official = [f for f in films if f.side != "test" and f.upstream_split in {"test", "val"}]
+        test += [f for f in official if f.upstream_split == "test" and f.side == "any"]
+        return test, [f for f in official if f.upstream_split == "val" or f.side == "train"]
+    bound = {group[f.path] for f in films if f.side != "any"}
+    free = [f for f in films if group[f.path] not in bound]
+    return test + _deal(free, group, stratum, (part.test,), f"{part.split_seed}:test")[0], []
+
+
 def _keys(film: Film) -> list[tuple[str, str]]:
-    keys = [("film", film.path), ("patient", film.patient)]
+    """What binds films together; a film without patient id is its own patient."""
+    keys = [("patient", film.patient) if film.patient else ("film", film.path)]
     if film.duplicate_group:
         keys.append(("duplicate group", film.duplicate_group))
     return keys
@@ -94,25 +149,39 @@ def _groups(films: Iterable[Film]) -> dict[str, str]:
 
     films = list(films)
     for film in films:
-        first, *rest = _keys(film)[1:]
+        first, *rest = _keys(film)
         for key in rest:
             a, b = sorted((find(first), find(key)))
             parent[b] = a
-    return {film.path: "/".join(find(_keys(film)[1])) for film in films}
+    return {film.path: "/".join(find(_keys(film)[0])) for film in films}
+
+
+def _strata(films: Sequence[Film], part: DataPart) -> dict[str, str]:
+    """Path -> the label that its film is dealt out by; multilabel: its rarest finding."""
+    if part.task != "multilabel":
+        return {f.path: f.label for f in films}
+    positives = {f.path: [name for name, value in f.findings if value == 1] for f in films}
+    count = Counter(name for names in positives.values() for name in names)
+    rank = {
+        name: f"{i:03}:{name}" for i, (name, _) in enumerate(sorted(count.items(), key=lambda item: (item[1], item[0])))
+    }
+    return {path: min((rank[name] for name in names), default="none") for path, names in positives.items()}
 
 
 def _deal(
-    pool: Sequence[Film], group: dict[str, str], each: float, seed: int
-) -> tuple[list[Film], list[Film], list[Film]]:
-    """Groups in a seeded random order within their stratum; a group goes where its middle film falls on the share axis."""
+    pool: Sequence[Film], group: Mapping[str, str], stratum: Mapping[str, str], shares: tuple[float, ...], seed: str
+) -> list[list[Film]]:
+    """One list per share, and the rest. Groups in a seeded random order within their stratum; a group goes where its middle film falls
+    on the share axis."""
     members: dict[str, list[Film]] = defaultdict(list)
     for film in pool:
         members[group[film.path]].append(film)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, films in members.items():
-        key = (min(f.label for f in films), *sorted({f.folder for f in films}))
+        key = (min(stratum[f.path] for f in films), *sorted({f.folder for f in films}))
         strata[key].append(name)
-    dealt: tuple[list[Film], list[Film], list[Film]] = ([], [], [])
+    ends = [sum(shares[: i + 1]) for i in range(len(shares))]
+    dealt: list[list[Film]] = [[] for _ in (*shares, "rest")]
     for names in strata.values():
         order = sorted(names, key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest())
         total = sum(len(members[n]) for n in order)
@@ -120,8 +189,22 @@ def _deal(
         for name in order:
             middle = (done + len(members[name]) / 2) / total
             done += len(members[name])
-            dealt[0 if middle >= 2 * each else (1 if middle < each else 2)].extend(members[name])
+            dealt[sum(middle >= end for end in ends)].extend(members[name])
     return dealt
+
+
+def _limited(train: Sequence[Film], part: DataPart, stratum: Mapping[str, str]) -> tuple[list[Film], list[Film]]:
+    """Training films within the limits of their sources, and those beyond, by a seeded hash of the path."""
+    limits = {source.folder: source.limit for source in part.sources}
+    order = sorted(train, key=lambda f: hashlib.sha256(f"{part.split_seed}:{f.path}".encode()).digest())
+    kept: list[Film] = []
+    beyond: list[Film] = []
+    count: Counter[tuple[str, str]] = Counter()
+    for film in order:
+        limit, key = limits.get(film.folder), (film.folder, stratum[film.path])
+        count[key] += 1
+        (kept if limit is None or count[key] <= limit else beyond).append(film)
+    return kept, beyond
 
 
 def _sorted(films: Iterable[Film]) -> tuple[Film, ...]:

@@ -1,4 +1,4 @@
-"""Fitting: seeded, resumable, watched by a progress bar.
+"""Fitting: seeded, resumable, watched by a progress bar, in one process or in several.
 
 After every epoch everything that continuing needs goes to one checkpoint file, atomically. All chance in an epoch comes from
 generators seeded with (seed, epoch), so a run that was killed and started again ends with the same weights as one that was not.
@@ -6,89 +6,214 @@ generators seeded with (seed, epoch), so a run that was killed and started again
 
 from __future__ import annotations
 
-import copy
 import fcntl
-import json
-import math
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from app.errors import ConfigurationError
 from training.data.cache import Pixels, load_pixels
-from training.data.films import Film, read_manifests
-from training.data.splits import Splits, make_splits
-from training.fitting.augment import augment, standardise
+from training.data.leaks import check_duplicates
+from training.data.splits import Splits, recipe_splits
+from training.data.targets import targets
+from training.fitting.average import Average, reestimate_statistics
+from training.fitting.checkpoint import State, restore, save, save_tensors, write_curve
+from training.fitting.distributed import Processes, processes
+from training.fitting.loop import Session, TrainingSet, batches, run_epoch
+from training.fitting.losses import Loss, build_loss
+from training.fitting.optimise import Arithmetic, build_optimiser
+from training.fitting.sampling import epoch_order
+from training.fitting.stopping import validate, watched
 from training.networks.network import TriageNetwork, build_network
+from training.networks.pretrain import pretrained_body
+from training.networks.weights import load_body, load_weights
 from training.places import Places
-from training.recipe import Recipe, TrainingPart
-from training.runs import Run, environment, open_run, write_atomically
+from training.recipe import Recipe
+from training.runs import Run, environment, open_run
 
 
-@dataclass
-class State:
-    """What changes during a fit. `epoch`: epochs done; `history`: one entry per epoch; `seconds`: spent so far."""
+@dataclass(frozen=True)
+class Films:
+    """What a fit sees: the training films, and the clean fit-half of the validation where it is watched."""
 
-    network: TriageNetwork
-    average: TriageNetwork
-    optimiser: torch.optim.AdamW
-    epoch: int
-    history: list[dict[str, float]]
-    seconds: float
-
-
-def recipe_splits(recipe: Recipe, places: Places) -> Splits:
-    """The recipe's splits from the manifests; no image is opened."""
-    return make_splits(read_manifests(places.data, recipe.data.folders), recipe.data, recipe.seed)
-
-
-def labels_of(films: tuple[Film, ...], positive: str) -> NDArray[np.int64]:
-    """int64 [N]: 1 for the positive class."""
-    return np.array([film.label == positive for film in films], dtype=np.int64)
+    training: TrainingSet
+    watched: NDArray[np.uint8] | None
+    watched_target: NDArray[np.float32]
 
 
 def fit(recipe: Recipe, places: Places, console: Console) -> Run:
-    """Train to the end of the recipe, from the last checkpoint if there is one. Returns the complete run."""
-    run = open_run(recipe, places)
-    with _locked(run.path):
-        if run.complete:
-            console.print(f"{run.path.name} is complete; nothing to do")
-            return run
-        splits = recipe_splits(recipe, places)
-        sizes = {name: len(films) for name, films in vars(splits).items()}
-        run.write_json("splits.json", {"digest": splits.digest, "films": sizes})
-        pixels = load_pixels(
-            places.data, splits.train, recipe.input, places.cache, copies=recipe.data.cached_copies, seed=recipe.seed
-        )
-        run.write_json("environment.json", {**environment(), "training_data_digest": pixels.digest})
-        state = _restore(run) or _start(recipe)
-        labels = labels_of(splits.train, recipe.data.positive)
-        with _progress(console) as progress:
-            while state.epoch < recipe.training.epochs:
-                _epoch(recipe, state, pixels, labels, progress)
-                _save(run, state)
-                console.print(_line(state.history[-1], recipe.training.epochs))
-        result = state.average if recipe.training.weights == "ema" else state.network
-        run.write_json("fitted.json", {"seconds": round(state.seconds, 1), "epochs": state.epoch})
-        _save_tensors(run.weights_file, {k: v.detach().clone() for k, v in result.state_dict().items()})
+    """Train to the end of the recipe, from the last checkpoint if there is one. Returns the complete run.
+
+    Under torchrun every process calls this; process 0 writes and prints.
+
+    Raises:
+        ConfigurationError: `run_busy`, `too_few_films`, `diverged`, `batch_not_shared`, `float16_needs_accelerator`, `early_stopping`,
+            `leak`, `old_checkpoint`, and what reading the films or the starting weights raises.
+    """
+    with processes() as group:
+        console = console if group.first else Console(quiet=True)
+        if not group.first:
+            group.wait()  # process 0 makes the folder
+        run = open_run(recipe, places) if group.first else Run(places.runs / recipe.run_name, recipe)
+        with _locked(run.path, group):
+            if group.first:
+                group.wait()
+            if run.complete:
+                console.print(f"{run.path.name} is complete; nothing to do")
+            else:
+                _fit(run, places, console, group)
+            group.wait()
     return run
 
 
+def _fit(run: Run, places: Places, console: Console, group: Processes) -> None:
+    recipe = run.recipe
+    films = _films(run, places, group)
+    session = Session(recipe, films.training, _loss(recipe, films.training, group.device), group)
+    state = _begin(run, places, console, group)
+    with _progress(console) as progress:
+        while state.epoch < recipe.training.epochs and not state.stopped:
+            entry = run_epoch(session, state, progress)
+            _look(session, state, films, entry)
+            if group.first:
+                save(run, state)
+            console.print(_line(entry, recipe.training.epochs))
+        if recipe.training.average.kind == "swa":
+            _reestimate(recipe, state, films.training, group.device)
+    if group.first:
+        _finish(run, state)
+
+
+def _films(run: Run, places: Places, group: Processes) -> Films:
+    """The films of the recipe; process 0 decodes what is not cached, and notes what was read."""
+    recipe = run.recipe
+    splits = recipe_splits(recipe, places)
+    if group.first:
+        within = check_duplicates(splits, places, recipe.data.duplicate_bits)
+    else:
+        group.wait()
+    pixels = _pixels(recipe, splits, places)
+    clean = load_pixels(places.data, splits.fit, recipe.input, places.cache) if recipe.training.early_stopping else None
+    if group.first:
+        sizes = {name: len(films) for name, films in vars(splits).items()}
+        run.write_json("splits.json", {"digest": splits.digest, "films": sizes, "duplicates_within_parts": len(within)})
+        facts = {"training_data_digest": pixels.digest, "device": str(group.device), "processes": group.count}
+        run.write_json("environment.json", {**environment(), **facts})
+        group.wait()
+    training = TrainingSet(pixels.images, targets(splits.train, recipe.data), [film.folder for film in splits.train])
+    return Films(training, None if clean is None else clean.plain, targets(splits.fit, recipe.data))
+
+
+def _pixels(recipe: Recipe, splits: Splits, places: Places) -> Pixels:
+    return load_pixels(
+        places.data,
+        splits.train,
+        recipe.input,
+        places.cache,
+        copies=recipe.data.cached_copies,
+        seed=recipe.data.split_seed,
+    )
+
+
+def _loss(recipe: Recipe, films: TrainingSet, device: torch.device) -> Loss:
+    """Weights from the labels as often as an epoch shows them; every epoch shows each label equally often, give or take one."""
+    order = epoch_order(
+        films.target, films.sources, recipe.training, recipe.data.task, np.random.default_rng(recipe.seed)
+    )
+    return build_loss(recipe.training.loss, recipe.data.task, films.target[order], device)
+
+
+def _begin(run: Run, places: Places, console: Console, group: Processes) -> State:
+    """The state to go on from: the checkpoint's, or a fresh one with the starting weights of the recipe."""
+    recipe = run.recipe
+    network = build_network(
+        recipe.network, outputs=len(recipe.data.outputs), channels=recipe.input.channels, seed=recipe.seed
+    )
+    resumed = (run.path / "checkpoint.pt").is_file()
+    if not resumed:
+        _starting_weights(network, run, places, console, group)
+    network = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    network = group.synchronised(network)
+    state = State(
+        network,
+        Average(recipe.training.average, network),
+        build_optimiser(network, recipe.training),
+        Arithmetic(recipe.training, group.device),
+    )
+    if resumed:
+        restore(run, state)
+        if group.first:
+            write_curve(run, state)
+        console.print(f"{run.path.name}: going on after epoch {state.epoch}")
+    return state
+
+
+def _starting_weights(network: TriageNetwork, run: Run, places: Places, console: Console, group: Processes) -> None:
+    """From the recipe's file, or its self-supervised pre-training; else they stay as they were drawn."""
+    if run.recipe.network.weights is not None:
+        load_weights(network, run.recipe.network.weights, places.data)
+    elif run.recipe.pretraining is not None:
+        if not group.first:
+            group.wait()  # process 0 pre-trains, the others read its file
+        films = recipe_splits(run.recipe, places).train
+        load_body(network, pretrained_body(run.recipe, films, places, console))
+        if group.first:
+            group.wait()
+
+
+def _look(session: Session, state: State, films: Films, entry: dict[str, float]) -> None:
+    """Validate where the recipe asks for it, and note the epoch's line. In place on `entry` and `state`."""
+    recipe, group = session.recipe, session.processes
+    part = recipe.training.early_stopping
+    if part is not None and films.watched is not None:
+        found: dict[str, float] = {}
+        if group.first:
+            found = validate(
+                state.average.network,
+                films.watched,
+                films.watched_target,
+                recipe.input,
+                loss=session.loss,
+                task=recipe.data.task,
+            )
+        names = ("val_auroc", "val_macro_f1", "val_loss")
+        values = group.from_first([found.get(name, 0.0) for name in names])
+        entry |= dict(zip(names, values, strict=True))
+        weights = state.average.network.state_dict()
+        state.watch.take(part, recipe.training.schedule, watched(entry, part), state.epoch, weights)
+        state.stopped = state.watch.stops(part)
+    state.history.append(entry)
+
+
+def _reestimate(recipe: Recipe, state: State, films: TrainingSet, device: torch.device) -> None:
+    """Batch statistics of the averaged weights over one more epoch's films, which no step was taken on."""
+    _, prepared = batches(recipe, films, recipe.training.epochs, device)
+    reestimate_statistics(state.average.network, (batch.image for batch in prepared))
+
+
+def _finish(run: Run, state: State) -> None:
+    """The result: the best epoch's weights where the fit was watched, else the average's or the last ones."""
+    result = state.watch.best or state.average.network.state_dict()
+    facts = {"seconds": round(state.seconds, 1), "epochs": state.epoch, "stopped_early": state.stopped}
+    if state.watch.best:
+        facts |= {"best_epoch": state.watch.best_epoch}
+    run.write_json("fitted.json", facts)
+    save_tensors(run.weights_file, {name: tensor.detach().cpu().clone() for name, tensor in result.items()})
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, group: Processes) -> Iterator[None]:
     """One fit per run folder at a time."""
+    if not group.first:
+        yield
+        return
     with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,136 +222,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _start(recipe: Recipe) -> State:
-    network = build_network(recipe.network, recipe.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    return State(network, copy.deepcopy(network), _optimiser(network, recipe.training), 0, [], 0.0)
-
-
-def _optimiser(network: TriageNetwork, part: TrainingPart) -> torch.optim.AdamW:
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": part.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=part.learning_rate)
-
-
-def _restore(run: Run) -> State | None:
-    path = run.path / "checkpoint.pt"
-    if not path.is_file():
-        return None
-    saved: dict[str, Any] = torch.load(path, weights_only=True)
-    state = _start(run.recipe)
-    state.network.load_state_dict(saved["network"])
-    state.average.load_state_dict(saved["average"])
-    state.optimiser.load_state_dict(saved["optimiser"])
-    state.epoch, state.history, state.seconds = saved["epoch"], saved["history"], saved["seconds"]
-    return state
-
-
-def _save(run: Run, state: State) -> None:
-    content = {
-        "network": state.network.state_dict(),
-        "average": state.average.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
-        "epoch": state.epoch,
-        "history": state.history,
-        "seconds": state.seconds,
-    }
-    _save_tensors(run.path / "checkpoint.pt", content)
-    write_atomically(run.path / "metrics.jsonl", "".join(json.dumps(h) + "\n" for h in state.history).encode())
-
-
-def _save_tensors(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as stream:
-        torch.save(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
 
 
 def _line(entry: dict[str, float], epochs: int) -> str:
+    validated = "".join(f"  {name} {entry[name]:.4f}" for name in entry if name.startswith("val_"))
     return (
-        f"epoch {int(entry['epoch'])}/{epochs}  loss {entry['loss']:.4f}  accuracy {entry['accuracy']:.4f}  "
-        f"lr {entry['learning_rate']:.2e}  {entry['seconds']:.0f} s"
+        f"epoch {int(entry['epoch'])}/{epochs}  loss {entry['loss']:.4f}{validated}  lr {entry['learning_rate']:.2e}  "
+        f"{entry['images_per_s']:.1f} films/s  {entry['seconds']:.0f} s"
     )
-
-
-def _epoch(recipe: Recipe, state: State, pixels: Pixels, labels: NDArray[np.int64], progress: Progress) -> None:
-    """One pass over the training films, in place on `state`."""
-    epoch = state.epoch
-    part, size = recipe.training, recipe.training.size_of(epoch)
-    begun = time.monotonic()
-    rng = np.random.default_rng([recipe.seed, epoch])
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    order = rng.permutation(len(labels))
-    steps = len(order) // part.batch  # the rest of fewer than a batch waits for another epoch's order
-    if steps == 0:
-        raise ConfigurationError("too_few_films", f"{len(order)} training films do not fill a batch of {part.batch}")
-    weight = float((labels == 0).sum() / max(1, (labels == 1).sum())) if part.balance else 1.0
-    torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from torch's global generator
-    state.network.train()
-    losses, hits = 0.0, 0
-    task = progress.add_task(f"epoch {epoch + 1}/{part.epochs} at {size} px", total=steps)
-    for step in range(steps):
-        chosen = order[step * part.batch : (step + 1) * part.batch]
-        copies = rng.integers(pixels.images.shape[1], size=len(chosen))
-        films = torch.from_numpy(pixels.images[chosen, copies])
-        image = standardise(augment(films, recipe.augmentation, size, generator), recipe.input.normalisation.std_floor)  # type: ignore[union-attr]  # the recipe allows per_image only
-        target = torch.from_numpy(labels[chosen]).float()
-        done = epoch * steps + step
-        _set_rate(state.optimiser, part, done / (part.epochs * steps))
-        loss, right = _step(state, part, image, target, weight)
-        _average(state, part.ema_decay, done)
-        losses, hits = losses + loss, hits + right
-        progress.advance(task)
-    progress.remove_task(task)
-    state.epoch = epoch + 1
-    seconds = time.monotonic() - begun
-    state.seconds += seconds
-    entry = {"epoch": epoch + 1, "size": size, "loss": losses / steps, "accuracy": hits / (steps * part.batch)}
-    rate = state.optimiser.param_groups[0]["lr"]
-    state.history.append({**entry, "learning_rate": rate, "seconds": round(seconds, 2)})
-
-
-def _step(state: State, part: TrainingPart, image: Tensor, target: Tensor, positive_weight: float) -> tuple[float, int]:
-    """One optimiser step. Returns the loss and the number of films on the right side of zero."""
-    image = image.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=part.bfloat16):
-        logits, _ = state.network(image)
-    logits = logits.float()[:, 0]
-    smooth = target * (1 - part.label_smoothing) + 0.5 * part.label_smoothing
-    loss = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=torch.tensor(positive_weight))
-    if not math.isfinite(loss.item()):
-        raise ConfigurationError("diverged", "the loss is no longer a number; lower the learning rate")
-    state.optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
-    torch.nn.utils.clip_grad_norm_(state.network.parameters(), part.gradient_clip)
-    state.optimiser.step()
-    return loss.item(), int(((logits > 0) == (target > 0.5)).sum())
-
-
-def _set_rate(optimiser: torch.optim.AdamW, part: TrainingPart, position: float) -> None:
-    """Linear warm-up, then a cosine from the full rate to zero; `position` in [0, 1) of the whole fit."""
-    if position < part.warmup_share:
-        factor = (position + 1e-3) / (part.warmup_share + 1e-3)
-    else:
-        factor = 0.5 * (1 + math.cos(math.pi * (position - part.warmup_share) / (1 - part.warmup_share)))
-    for group in optimiser.param_groups:
-        group["lr"] = part.learning_rate * factor
-
-
-@torch.no_grad()
-def _average(state: State, decay: float, step: int) -> None:
-    """Exponential moving average of weights and of batch statistics; young averages forget faster."""
-    decay = min(decay, (1 + step) / (10 + step))
-    source = state.network.state_dict()
-    for name, value in state.average.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(source[name], 1 - decay)
-        else:
-            value.copy_(source[name])

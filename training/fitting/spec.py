@@ -19,13 +19,15 @@ class Stage(Part):
 class LossPart(Part):
     """kind: `bce` (binary, multilabel), `cross_entropy` (multiclass), `focal` (Lin et al. 2017; sigmoid or softmax by the task).
 
-    class_weights: `none`; `balanced`: BCE pos_weight = negatives / positives per label, cross-entropy weight = N / (K * N_k).
+    class_weights: `none`; `balanced`: BCE pos_weight = negatives / positives per label, cross-entropy weight = N / (K * N_k), both
+    at most `max_weight` (a label with two films must not drown the others).
     alpha, gamma: of the focal loss; alpha None leaves class weighting to class_weights.
     """
 
     kind: Literal["bce", "cross_entropy", "focal"] = "bce"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     class_weights: Literal["none", "balanced"] = "balanced"
+    max_weight: float = Field(default=20.0, gt=0)
     alpha: Share | None = None
     gamma: float = Field(default=2.0, ge=0)
 
@@ -63,7 +65,7 @@ class TrainingPart(Part):
     batch: films per optimiser step, over all processes together. oversample_to: classes with fewer training films are drawn
     repeatedly until an epoch shows at least this many of each. balance_sources: within each class, films of every source are drawn
     equally often. mixup: Beta(mixup, mixup) mixing weight (Zhang et al. 2018); 0 = off. autocast: arithmetic of the forward pass;
-    `float16` (with loss scaling) needs an accelerator.
+    `float16` (with loss scaling) needs an accelerator; `bfloat16` pays where the processor has matrix units for it (AMX, GPU).
     """
 
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -74,7 +76,7 @@ class TrainingPart(Part):
     schedule: SchedulePart = SchedulePart()
     loss: LossPart = LossPart()
     gradient_clip: float | None = Field(default=1.0, gt=0)
-    autocast: Literal["none", "bfloat16", "float16"] = "bfloat16"
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
     average: AveragePart = AveragePart()
     early_stopping: EarlyStopping | None = None
     mixup: float = Field(default=0.0, ge=0)

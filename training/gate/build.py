@@ -30,10 +30,10 @@ from app.imaging.dicom.decoders import DecoderPool
 from app.inference.engine import OnnxRuntimeEngine
 from app.preprocessing import prepare
 from app.selftest import golden_cases, self_test
+from training.data.splits import recipe_splits
 from training.data.cache import LIMITS, Pixels, load_pixels
 from training.data.films import Film
 from training.data.sources import licence, source
-from training.fitting.fit import recipe_splits
 from training.gate.exposure import drawn, made_of
 from training.gate.fit import INPUT, SOURCE, GateFit, fit_gate
 from training.gate.measure import PICTURES, Bench, Gatekeeper, measure
@@ -94,7 +94,7 @@ def build_gated(  # noqa: PLR0917  a command's arguments
     console: Console,
     pictures: int = PICTURES,
 ) -> Gated:
-    """Fit, measure, write, verify and self-test; then point `latest` at the new version.
+    """Fit, measure, write, verify and self-test; then point `latest` at the new version, unless its promotion failed.
 
     A finished fit is kept in the cache: the same command, interrupted while it measures, does not fit again.
 
@@ -292,5 +292,6 @@ def _write(bundle: VerifiedBundle, manifest: Manifest, gate: GateParts, places: 
     if written.network != bundle.network:  # pragma: no cover  (what was handed in is what was hashed)
         raise ConfigurationError("export_mismatch", f"{ref} has another network than {bundle.ref}")
     self_test(written, engine, gate_engine)
-    write_atomically(places.bundles / "latest", f"{ref}\n".encode())
+    if manifest.promotion is None or manifest.promotion.passed:
+        write_atomically(places.bundles / "latest", f"{ref}\n".encode())
     return written

@@ -26,7 +26,7 @@ from training.fitting.augment import augment, standardise
 from training.gate.exposure import drawn, made_of
 from training.gate.network import SIZE, GateNetwork, build_gate
 from training.gate.poses import CROPPED, POSES, Gray, resized, turned, window
-from training.recipe import AugmentationPart
+from training.fitting.spec import RadiographAugmentation
 
 _NORMALISATION = PerImageNormalisation(kind="per_image", std_floor=8.0)
 # what the service shows the network; the low-pass evens out the sharpness of copies at different sizes
@@ -40,7 +40,7 @@ INPUT = InputSpec(
 )
 # what the fit starts from: larger, so that a window of a film is as sharp as a film, and without the low-pass
 SOURCE = INPUT.model_copy(update={"size": 160, "antialias_sigma": None})
-AUGMENTATION = AugmentationPart(
+AUGMENTATION = RadiographAugmentation(
     gamma=2.2, window=0.15, curve=0.6, rotation=8, scale=1.15, aspect=1.3, shift=0.05,
     illumination=0.25, sharpness=0.7, noise=5, erase=0.15,
 )  # fmt: skip

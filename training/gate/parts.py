@@ -2,7 +2,7 @@
 
     the bundle's folders       train -> fit, fit-half -> threshold, report-half -> held out: the classifier's features of a film
                                it was trained on would flatter the second score. The official test split is not opened.
-    NIH, Hannover              65 % fit, 20 % threshold, 15 % held out
+    NIH, Hannover              (where they are not the bundle's own) 65 % fit, 20 % threshold, 15 % held out
     RSNA normals, TBX11K,      held out, whole: weights made from them would not be free for commercial use. So their figures say
     Cohen                      how the gate fares on sources it has never seen.
     patients of `originals/`   held out, so that films are measured at their full size too
@@ -18,8 +18,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.films import Film, read_manifest
-from training.data.reduced import ORIGINALS
+from training.data.collect import read_manifest
+from training.data.films import Film
+from training.judging.reduced import ORIGINALS
 from training.data.sources import COMMERCIAL
 from training.data.splits import Splits
 
@@ -51,12 +52,13 @@ def deal(data: Path, splits: Splits) -> Parts:
     dealt["fit"] += splits.train
     dealt["threshold"] += splits.fit
     dealt["held_out"] += splits.report
-    for folder in _present(data, OTHERS):
+    own = {film.folder for films in vars(splits).values() for film in films}
+    for folder in _present(data, OTHERS, own):
         for film in read_manifest(data, folder):
             if film.licence not in COMMERCIAL:
                 raise ValueError(f"{film.path}: {film.licence} does not allow commercial use")
             dealt[_place(film)].append(film)
-    for folder in _present(data, UNSEEN):
+    for folder in _present(data, UNSEEN, own):
         dealt["held_out"] += read_manifest(data, folder)
     shown = _patients_of_originals(data, [film for films in dealt.values() for film in films])
     for name in ("fit", "threshold"):
@@ -90,8 +92,8 @@ def _patients_of_originals(data: Path, films: list[Film]) -> set[str]:
     return {film.patient for film in films if Path(film.path).stem in stems and film.patient}
 
 
-def _present(data: Path, folders: tuple[str, ...]) -> list[str]:
-    return [folder for folder in folders if (data / folder / "manifest.csv").is_file()]
+def _present(data: Path, folders: tuple[str, ...], own: set[str]) -> list[str]:
+    return [folder for folder in folders if folder not in own and (data / folder / "manifest.csv").is_file()]
 
 
 def _place(film: Film) -> str:

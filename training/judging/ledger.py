@@ -1,17 +1,35 @@
-"""The test ledger: one committed line for every look at the official test split. Lines are only ever added."""
+"""The test ledgers: one committed line for every look at a test set. Lines are only ever added.
+
+`test_ledger.csv` holds the looks of binary pneumonia recipes with the three standing operating points at the official Kermany test
+split; `test_looks.jsonl` beside it every other look, at whatever test set, with whatever classes and points. A look stands in one
+of them. Each line of the latter is a JSON object:
+
+    {"date", "recipe", "recipe_digest", "seed", "weights_digest", "git_commit", "task", "classes",
+     "test": {"n", "patients", "digest", "sources": {folder: films}},      digest: SHA-256 over the sorted paths
+     "macro": {figure: estimate}, "scores": {class: {figure: estimate}},   threshold-free figures
+     "points": {point: {"overall": {figure: estimate}, "classes": {class: {figure: estimate}}}},
+     "previous": SHA-256 of the line before, without its line end; "" for the first}
+
+so that a line that was changed or taken out shows (`check_looks`).
+"""
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app.bundle.manifest import Estimate
 
 SCORES = ("auroc", "auprc", "brier", "ece")
 RATES = ("sensitivity", "specificity")
+POINTS = ("screening", "sensitivity-90", "rule-in")  # of every line of the CSV ledger
+LOOKS = "test_looks.jsonl"
 
 
 def columns(points: tuple[str, ...]) -> list[str]:
@@ -64,3 +82,49 @@ def read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def looks_beside(ledger: Path) -> Path:
+    """Where the looks are kept that do not fit the CSV ledger."""
+    return ledger.with_name(LOOKS)
+
+
+def append_look(path: Path, look: Mapping[str, Any]) -> int:
+    """Add one line, durably, chained to the one before it. Returns the number of lines now.
+
+    Raises ValueError where the last line is not whole or is no JSON: a ledger is never rewritten.
+    """
+    with path.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        text = stream.read()
+        if text and not text.endswith("\n"):
+            raise ValueError(f"{path.name} ends in the middle of a line; restore it before looking again")
+        lines = text.splitlines()
+        if lines:
+            json.loads(lines[-1])
+        line = json.dumps({**look, "previous": _digest(lines[-1]) if lines else ""}, sort_keys=True, allow_nan=False)
+        stream.seek(0, os.SEEK_END)
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return len(lines) + 1
+
+
+def read_looks(path: Path) -> list[dict[str, Any]]:
+    """All looks, oldest first; none where there is no ledger."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def check_looks(path: Path) -> None:
+    """Raises ValueError where a line does not follow from the one before it."""
+    previous = ""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if json.loads(line).get("previous") != previous:
+            raise ValueError(f"{path.name}: line {number} does not follow from the one before it")
+        previous = _digest(line)
+
+
+def _digest(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Estimate, Manifest, Metric, OperatingPoint
+from training.publishing import attributes
+
+BEYOND = 1e5  # no margin is as large: `training.judging.points.NEVER`, `training.judging.conformal.ALWAYS`
 
 
 def model_card(m: Manifest) -> str:
@@ -13,6 +16,7 @@ def model_card(m: Manifest) -> str:
     parts = [
         f"# {m.name} {m.version}",
         f"{_sentence(m)} Decision support, never autonomous diagnosis.",
+        *_restriction(m),
         "## Intended use",
         _use(m),
         "## Operating points",
@@ -20,8 +24,10 @@ def model_card(m: Manifest) -> str:
         *(_point(m, p) for p in m.operating_points),
         f"Calibration: {m.calibration.method}. Chosen by: {m.calibration_chosen_by}.",
         _review(m),
+        *_promotion(m),
         "## Figures",
         "95 % intervals from a bootstrap over patients.",
+        *_baselines(m.metrics),
         _metrics(m.metrics),
         *_gate(m),
         "## Input",
@@ -30,6 +36,10 @@ def model_card(m: Manifest) -> str:
         _provenance(m),
         "## Licence",
         f"Weights: {m.licence.weights}. Commercial use: {'yes' if m.licence.commercial_use else 'no'}. {m.licence.notes}",
+        *_research_licence(m),
+        "## Source attributes",
+        "The 31 source attributes of 45 CFR 170.315(b)(11)(iv)(B) (ONC HTI-1).",
+        _attributes(m),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -44,6 +54,49 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(header)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _restriction(m: Manifest) -> list[str]:
+    """First of all, where the bundle is not for patients."""
+    if m.research_label is None:
+        return []
+    failed = m.promotion.failed if m.promotion else ()
+    words = f"**{m.research_label}.** Not for patients."
+    if failed:
+        words += " It serves only where `--accept-failed-gate` was given. Lines of the promotion policy that failed: " + "; ".join(failed) + "."
+    return [words]
+
+
+def _promotion(m: Manifest) -> list[str]:
+    """Every line of the policy, passed or failed; a bundle without one says so."""
+    if m.promotion is None:
+        return ["## Promotion", "Exported before there were promotion policies: no policy was asked."]
+    p = m.promotion
+    rows = [("passed" if x.passed else "**failed**", x.name, x.wanted, x.measured) for x in p.lines]
+    head = f"Policy `{p.policy}` (digest {p.policy_digest[:16]}): {p.label}."
+    return ["## Promotion", head, table(("", "line", "wanted", "measured"), rows)]
+
+
+def _baselines(metrics: Iterable[Metric]) -> list[str]:
+    names = sorted({x.baseline.name for x in metrics if x.baseline})
+    if not names:
+        return []
+    return [f"`beside`: what {' or '.join(names)} reaches on the same films. It sees no lung: what it reaches is not evidence of disease."]
+
+
+def _research_licence(m: Manifest) -> list[str]:
+    if m.licence.commercial_use:
+        return []
+    return [
+        "For research only: at least one training source does not allow commercial use, and the weights follow the strictest "
+        "licence among the training films. Whoever passes them on keeps this licence and the attributions above, and asks the "
+        "sources' authors before any commercial use."
+    ]
+
+
+def _attributes(m: Manifest) -> str:
+    found = attributes.source_attributes(attributes.facts_of_manifest(m))
+    return table(("", "attribute", "statement"), [(a.number, a.name, a.text or "**missing**") for a in found])
 
 
 def _sentence(m: Manifest) -> str:
@@ -65,13 +118,25 @@ def _use(m: Manifest) -> str:
 
 def _point(m: Manifest, p: OperatingPoint) -> str:
     default = " (default)" if p.name == m.default_operating_point else ""
-    thresholds = ", ".join(f"{name} {value:.4f}" for name, value in p.thresholds.items())
-    lines = [f"**{p.name}**{default}: {p.target}; threshold {thresholds or 'none'}."]
+    thresholds = ", ".join(f"{name} {_threshold(value)}" for name, value in p.thresholds.items())
+    lines = [f"**{p.name}**{default} ({p.rule}): {p.target}; threshold {thresholds or 'none'}."]
+    if p.priority:
+        lines.append(f"The first of {', '.join(p.priority)} that reaches its threshold, else {p.fallback}.")
     lines += [
         f"{name}: sensitivity {_estimate(x.sensitivity)}, specificity {_estimate(x.specificity)} on {x.data} (n = {x.n})."
         for name, x in p.measured.items()
     ]
+    if p.conformal is not None:
+        c = p.conformal
+        lines.append(
+            f"Prediction sets: coverage {_estimate(c.coverage)}, mean size {_estimate(c.mean_set_size)} on {c.data} (n = {c.n})."
+        )
     return " ".join(lines)
+
+
+def _threshold(margin: float) -> str:
+    """Where no threshold could be derived, one beyond any margin stands in its place."""
+    return f"{margin:.4f}" if abs(margin) < BEYOND else ("never reached" if margin > 0 else "always reached")
 
 
 def _review(m: Manifest) -> str:
@@ -83,9 +148,15 @@ def _review(m: Manifest) -> str:
     )
 
 
-def _metrics(metrics: Iterable[Metric]) -> str:
+def _metrics(metrics: Sequence[Metric]) -> str:
+    """One row per figure; a column for the baseline only where there is one."""
     rows = [(x.data, x.name, number(x.value, x.ci), str(x.n)) for x in metrics]
-    return table(("films", "figure", "value", "n"), rows)
+    if not any(x.baseline for x in metrics):
+        return table(("films", "figure", "value", "n"), rows)
+    beside = [number(x.baseline.value, x.baseline.ci) if x.baseline else "" for x in metrics]
+    return table(
+        ("films", "figure", "value", "beside", "n"), [(*r[:3], b, r[3]) for r, b in zip(rows, beside, strict=True)]
+    )
 
 
 def _gate(m: Manifest) -> list[str]:
@@ -133,6 +204,7 @@ def _provenance(m: Manifest) -> str:
     p = m.provenance
     rows = [
         ("Recipe", f"{p.recipe}, digest {p.recipe_digest}, seed {p.seed}"),
+        ("Parent bundle", p.parent_digest or "none: trained from its recipe alone"),
         ("Code", p.git_commit),
         ("Made", f"{p.created_at}, {p.duration_s / 60:.0f} minutes on {p.hardware}"),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in sorted(p.libraries.items()))),

@@ -48,14 +48,14 @@ def add_health(app: FastAPI, room: Room) -> None:
 def describe(room: Room) -> Health:
     """The state of this process. The bundle is named even while something else keeps the service from being ready."""
     readiness = room.service.readiness()
-    bundle, engine = None, None
+    bundle, restriction, engine = None, None, None
     try:
         live = room.service.live
     except UnavailableError:
         pass
     else:
         info = live.engine.info
-        bundle = f"{live.manifest.name}/{live.manifest.version}"
+        bundle, restriction = f"{live.manifest.name}/{live.manifest.version}", live.manifest.research_label
         engine = ServingEngine(name=info.name, version=info.version, precision=info.precision, threads=info.threads)
     return Health(
         api_version=API_VERSION,
@@ -63,5 +63,6 @@ def describe(room: Room) -> Health:
         ready=readiness.ready,
         reason=readiness.reason,
         bundle=bundle,
+        restriction=restriction,
         engine=engine,
     )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +46,49 @@ def test_cells_hold_value_and_interval() -> None:
     assert row["p_auroc"] == "0.50000"
     assert (row["p_auroc_low"], row["p_auroc_high"]) == ("0.25000", "0.75000")
     assert row["p_x_low"] == "nan"
+
+
+def _look(n: int) -> dict[str, Any]:
+    return {"recipe": "r", "test": {"n": n}, "macro": {"auroc": {"value": 0.9, "ci": None}}}
+
+
+def test_looks_are_chained_and_only_ever_added(tmp_path: Path) -> None:
+    path = ledger.looks_beside(tmp_path / "test_ledger.csv")
+    assert path == tmp_path / "test_looks.jsonl"
+    assert ledger.read_looks(path) == []
+    assert ledger.append_look(path, _look(1)) == 1
+    first = path.read_bytes()
+    assert [ledger.append_look(path, _look(n)) for n in (2, 3)] == [2, 3]
+    assert path.read_bytes().startswith(first)
+    assert [look["test"]["n"] for look in ledger.read_looks(path)] == [1, 2, 3]
+    ledger.check_looks(path)
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_changed_or_missing_look_shows(tmp_path: Path, line: int) -> None:
+    path = tmp_path / "looks.jsonl"
+    for n in range(3):
+        ledger.append_look(path, _look(n))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:line], lines[line].replace("0.9", "0.95"), *lines[line + 1 :]]) + "\n")
+    with pytest.raises(ValueError, match=f"line {line + 2} does not follow"):
+        ledger.check_looks(path)
+    path.write_text("\n".join([*lines[:line], *lines[line + 1 :]]) + "\n")
+    with pytest.raises(ValueError, match=f"line {line + 1} does not follow"):
+        ledger.check_looks(path)
+
+
+def test_a_torn_line_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "looks.jsonl"
+    ledger.append_look(path, _look(1))
+    torn = path.read_text() + json.dumps(_look(2))[:20]
+    path.write_text(torn)
+    with pytest.raises(ValueError, match="middle of a line"):
+        ledger.append_look(path, _look(3))
+    assert path.read_text() == torn
+
+
+def test_a_look_holds_no_number_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ledger.append_look(tmp_path / "looks.jsonl", {"macro": float("nan")})
+    assert (tmp_path / "looks.jsonl").read_text() == ""

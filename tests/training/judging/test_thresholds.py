@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
 from training.judging.figures import confusion, rates
-from training.judging.thresholds import curve, for_sensitivity, for_specificity, youden
+from training.judging.thresholds import curve, for_sensitivity, for_specificity, least_cost, max_f1, youden
 
 unhurried = settings(deadline=None)  # the cores are shared
 
@@ -55,8 +55,35 @@ def test_targets_are_met_and_not_overdone(rows: list[tuple[int, int]], target: f
     low = for_specificity(y, m, target)
     assert _rates(y, m, low)[1] >= target - 1e-12
     assert all(_rates(y, m, t)[1] < target for t in candidates[candidates < low])
+    f1 = [rates(confusion(y, m, float(t)))["f1"] for t in candidates]
+    assert rates(confusion(y, m, max_f1(y, m)))["f1"] == pytest.approx(max(f1))
     best = max(sum(_rates(y, m, float(t))) for t in candidates)
     assert sum(_rates(y, m, youden(y, m))) == pytest.approx(best)
+
+
+def _cost(y: np.ndarray, m: np.ndarray, threshold: float) -> float:
+    """Three for a miss, one for a false alarm."""
+    found = confusion(y, m, threshold)
+    return 3.0 * found["fn"] + found["fp"]
+
+
+@unhurried
+@given(rows=films)
+def test_no_threshold_costs_less_than_the_cheapest(rows: list[tuple[int, int]]) -> None:
+    y, m = _arrays(rows)
+    cheapest = least_cost(y, m, missed=3.0, false_alarm=1.0)
+    assert _cost(y, m, cheapest) == pytest.approx(min(_cost(y, m, float(t)) for t in curve(y, m)[0]))
+
+
+def test_costs_by_hand() -> None:
+    y = np.array([0, 0, 0, 1, 1, 1])
+    m = np.array([-3.0, -1.0, 1.0, 0.0, 2.0, 4.0])
+    assert least_cost(y, m, missed=10.0, false_alarm=1.0) == -0.5  # one false alarm rather than a miss
+    assert least_cost(y, m, missed=1.0, false_alarm=10.0) == 1.5  # one miss rather than a false alarm
+    assert (
+        least_cost(y, m, missed=10.0, false_alarm=1.0, prevalence=0.01) == 1.5
+    )  # where few are ill, alarms weigh more
+    assert max_f1(y, m) == -0.5  # 6 / 7, against 4 / 5
 
 
 def test_one_class_gives_no_threshold() -> None:

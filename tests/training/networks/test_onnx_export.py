@@ -1,54 +1,93 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from app.bundle.onnx_walk import inspect_network
 from app.explain import Head, pooled
 from app.inference.engine import OnnxRuntimeEngine
+from tests.support.networks import film_batch, see_batch
 from training.networks.network import TriageNetwork, build_network
-from training.networks.onnx_export import feature_shape, head_tensors, onnx_bytes
-from training.recipe import NetworkPart
+from training.networks.onnx_export import explanation_kind, feature_shape, head_tensors, onnx_bytes
+from training.networks.spec import Architecture, HeadPart, NetworkPart
+
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+LINEAR = HeadPart(dropout=(0.5,))
+MLP = HeadPart(kind="mlp", hidden=(24, 12), dropout=(0.5, 0.25, 0.0))
+TOLERANCE = 1e-4
 
 
-def _network(architecture: str) -> TriageNetwork:
+def _network(architecture: Architecture, head: HeadPart, *, outputs: int, channels: int) -> TriageNetwork:
     """With batch statistics that are not the initial ones, so that folding them wrongly would show."""
-    network = build_network(NetworkPart.model_validate({"architecture": architecture, "dropout": 0.5}), seed=3)
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode():
-        network.train()
-        for _ in range(3):
-            network(torch.randn((4, 1, 64, 64), generator=generator) * 2 + 0.5)
-    return network.eval()
+    part = NetworkPart(architecture=architecture, head=head)
+    network = build_network(part, outputs=outputs, channels=channels, seed=3)
+    see_batch(network, film_batch(4, channels=channels) * 2 + 0.5)
+    return network
 
 
-@pytest.mark.parametrize(("architecture", "shape"), [("resnet18", (512, 2, 2)), ("tiny_cnn", (16, 8, 8))])
-def test_the_exported_network_is_the_fitted_one(architecture: str, shape: tuple[int, int, int]) -> None:
-    network = _network(architecture)
-    data = onnx_bytes(network, 64)
-    summary = inspect_network(data)
-    assert "BatchNormalization" not in summary.operators  # folded into the convolutions
-    assert [t.name for t in summary.inputs] == ["image"]
-    assert {t.name: t.shape[0] for t in summary.outputs} == {"logits": None, "features": None}  # free batch axis
-    assert feature_shape(network, 64) == shape
+@pytest.mark.parametrize(("head", "outputs", "channels"), [(LINEAR, 1, 1), (MLP, 5, 3)], ids=["linear", "mlp"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_exported_network_is_the_fitted_one(
+    architecture: Architecture, head: HeadPart, outputs: int, channels: int
+) -> None:
+    network = _network(architecture, head, outputs=outputs, channels=channels)
+    data = onnx_bytes(network, 64, channels)
+    summary = inspect_network(data)  # only operators that the service accepts
+    shape = feature_shape(network, 64, channels)
+    assert [(t.name, t.shape) for t in summary.inputs] == [("image", (None, channels, 64, 64))]
+    assert [(t.name, t.shape) for t in summary.outputs] == [("logits", (None, outputs)), ("features", (None, *shape))]
+    tensors = Head.from_tensors(explanation_kind(network), head_tensors(network))
     engine = OnnxRuntimeEngine(data)
-    head = Head.from_tensors("gap_linear", head_tensors(network))
-    for seed in range(3):
-        image = torch.randn((1, 1, 64, 64), generator=torch.Generator().manual_seed(seed))
-        with torch.inference_mode():
-            logits, features = network(image)
-        output = engine.run(image[0].numpy())
-        np.testing.assert_allclose(output.logits, logits[0].numpy(), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(output.features, features[0].numpy(), rtol=0, atol=1e-4)
-        np.testing.assert_allclose(head.logits(pooled(output.features)), output.logits, rtol=0, atol=1e-4)
+    images = film_batch(3, channels=channels, seed=9)
+    with torch.inference_mode():
+        logits, features = network(images)
+    for image, wanted, wanted_features in zip(images, logits, features, strict=True):
+        output = engine.run(image.numpy())
+        np.testing.assert_allclose(output.logits, wanted.numpy(), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(output.features, wanted_features.numpy(), rtol=0, atol=TOLERANCE)
+        # the head that explains is the head that answers
+        np.testing.assert_allclose(tensors.logits(pooled(output.features)), output.logits, rtol=0, atol=TOLERANCE)
+    session = onnxruntime.InferenceSession(data)  # the free batch axis
+    for have, want in zip(session.run(None, {"image": images.numpy()}), (logits, features), strict=True):
+        np.testing.assert_allclose(have, want.numpy(), rtol=0, atol=TOLERANCE)
 
 
-def test_one_seed_one_network() -> None:
-    part = NetworkPart(architecture="tiny_cnn")
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    first, again, other = (build_network(part, seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not torch.equal(first["head.weight"], other["head.weight"])
-    assert torch.equal(before, torch.get_rng_state())
+def test_batch_normalisation_is_folded_into_convolutions() -> None:
+    network = _network("resnet18", LINEAR, outputs=1, channels=1)
+    assert "BatchNormalization" not in inspect_network(onnx_bytes(network, 64)).operators
+
+
+def test_the_network_is_left_as_it_is() -> None:
+    network = _network("tiny_cnn", LINEAR, outputs=1, channels=1)
+    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    onnx_bytes(network, 64)
+    feature_shape(network, 64)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert next(network.body.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_kinds_of_heads() -> None:
+    for head, kind, shapes in (
+        (LINEAR, "gap_linear", {"weight": (4, 16), "bias": (4,)}),
+        (
+            MLP,
+            "gap_mlp_relu",
+            {
+                "0.weight": (24, 16),
+                "0.bias": (24,),
+                "1.weight": (12, 24),
+                "1.bias": (12,),
+                "2.weight": (4, 12),
+                "2.bias": (4,),
+            },
+        ),
+    ):
+        network = _network("tiny_cnn", head, outputs=4, channels=1)
+        assert explanation_kind(network) == kind
+        assert {name: tensor.shape for name, tensor in head_tensors(network).items()} == shapes

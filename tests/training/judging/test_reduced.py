@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import ConfigurationError
 from tests.training.phantom_data import write_data
-from training.data.reduced import find_pairs
+from training.judging.reduced import find_pairs
 from training.places import DEFAULT_DATA
 
 

@@ -1,0 +1,93 @@
+"""Commands over bundles: the intended-use gate, how far copies of a film lie apart, the figures of the README."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.bundle.store import BundleRef, BundleStore
+from training.cli.shared import console
+from training.judging.reduced import LIMIT, compare_copies, model_of
+from training.gate.build import build_gated
+from training.gate.fit import GateFit
+from training.gate.measure import PICTURES, figure_lines
+from training.places import CHECKOUT, Places
+from training.publishing.readme import write_readme_figures
+from training.recipe import load_recipe
+from training.runs import find_run
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="reduced-copies")(reduced_copies)
+    app.command(name="readme-figures")(readme_figures)
+    app.command()(gate)
+
+
+def reduced_copies(
+    ctx: typer.Context, model: Annotated[str, typer.Argument(help="A bundle (name/version) or a run.")]
+) -> None:
+    """List how far original and reduced copies of the same film lie apart in logit, worst first; exit 1 above 0.15."""
+    if not reduced_pairs(model, ctx.obj):
+        raise typer.Exit(1)
+
+
+def readme_figures(
+    ctx: typer.Context,
+    bundle: Annotated[str, typer.Argument(help="A bundle, name/version.")],
+    readme: Annotated[Path, typer.Option(help="The file with the markers.")] = CHECKOUT / "README.md",
+) -> None:
+    """Write the bundle's figures and those of the recorded runs between the markers of README.md."""
+    verified = BundleStore(ctx.obj.bundles).verify(BundleRef.parse(bundle))
+    write_readme_figures(verified.manifest, verified.digest, ctx.obj.ledger, readme)
+    typer.echo(f"{readme.name}: figures of {bundle}")
+
+
+def gate(  # noqa: PLR0917  typer passes by name
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="The bundle, name/version, or its folder.")],
+    version: Annotated[
+        str | None, typer.Option(help="Version of the bundle with the gate; default: the next minor one.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The bundle's recipe, where it is no longer in training/recipes/.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the fit; fewer only to try the command out.")
+    ] = GateFit().steps,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Pictures of each generated kind to measure on; fewer only to try it out.")
+    ] = PICTURES,
+) -> None:
+    """Fit the gate, measure it on films and pictures it has not seen, write the bundle's next version, make it the latest."""
+    parent = BundleRef.parse("/".join(bundle.parts[-2:]))
+    made = BundleStore(ctx.obj.bundles).read_manifest(parent).provenance.recipe
+    part = replace(GateFit(), steps=steps, drawn=min(GateFit().drawn, steps * GateFit().others))
+    version = version or _next_minor(parent)
+    done = build_gated(parent, version, load_recipe(recipe or made), ctx.obj, part, console(), pictures)
+    for line in figure_lines(done.figures):
+        typer.echo(line)
+    typer.echo(f"{done.ref}: verified, digest {done.digest}")
+
+
+def _next_minor(parent: BundleRef) -> str:
+    _, major, minor, _ = parent.order
+    return f"{major}.{minor + 1}.0"
+
+
+def reduced_pairs(model: str, places: Places) -> bool:
+    """Print the pairs, worst first; True where all are within the limit. A run keeps them."""
+    name, spec, engine = model_of(model, places)
+    pairs = compare_copies(places.data, spec, engine)
+    for pair in pairs[:5]:
+        typer.echo(
+            f"{pair.difference:.4f}  {pair.logit_original:+.4f} {pair.logit_reduced:+.4f}  {pair.original}  {pair.reduced}"
+        )
+    worst = pairs[0].difference
+    typer.echo(f"{name}: {len(pairs)} pairs, worst difference {worst:.4f} logit, limit {LIMIT}")
+    if (places.runs / name / "recipe.json").is_file():
+        listed = [{**vars(pair), "difference": pair.difference} for pair in pairs]
+        find_run(name, places).write_json("figures-reduced.json", {"limit": LIMIT, "pairs": listed})
+    return worst <= LIMIT

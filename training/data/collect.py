@@ -1,0 +1,66 @@
+"""The films of a recipe's sources, each with the recipe's name for what it shows. No image is opened; of DICOM the headers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from app.errors import ConfigurationError
+from training.data.dicoms import dicom_records
+from training.data.films import Film
+from training.data.labels import Record, named
+from training.data.manifests import manifest_records
+from training.data.spec import DataPart, DicomSource, ManifestSource, Source, TableSource, TreeSource
+from training.data.tables import table_records
+from training.data.trees import tree_records
+
+
+def collect(sources: Iterable[Source], root: Path, part: DataPart | None = None) -> list[Film]:
+    """The films of the sources, in source and path order.
+
+    Args:
+        root: the data folder.
+        part: whose classes name the films (`training.data.labels.named`): films that it has no name for are left out. Without it,
+            as for pre-training, all films are there under their source's own names.
+
+    Raises:
+        ConfigurationError: a folder, table or column is missing; a source has no film that the recipe can use; a path stands twice.
+    """
+    films: list[Film] = []
+    for source in sources:
+        found = list(named(_records(source, root), source, part))
+        if not found:
+            raise ConfigurationError(
+                "no_films", f"{source.folder} has no film that is wanted{_wanted(source, part, root)}"
+            )
+        films += found
+    seen: set[str] = set()
+    for film in films:
+        if film.path in seen:
+            raise ConfigurationError("film_twice", f"{film.path} stands twice in the sources")
+        seen.add(film.path)
+    return films
+
+
+def read_manifest(data: Path, folder: str) -> list[Film]:
+    """Every film of a folder with a manifest, under its upstream label, in path order. Raises ConfigurationError without a manifest."""
+    return collect((ManifestSource(folder=folder),), data)
+
+
+def _records(source: Source, root: Path) -> Iterator[Record]:
+    match source:
+        case ManifestSource():
+            return manifest_records(source, root)
+        case TreeSource():
+            return tree_records(source, root)
+        case TableSource():
+            return table_records(source, root)
+        case DicomSource():
+            return dicom_records(source, root)
+
+
+def _wanted(source: Source, part: DataPart | None, root: Path) -> str:
+    """What the source has and what was looked for, for the error."""
+    names = sorted({name for record in _records(source, root) for name in record.names})
+    wanted = list(source.labels) or (list(part.classes) if part else [])
+    return f": it names {names[:20]}, the recipe knows {wanted}"
