@@ -174,7 +174,7 @@ def test_hierarchical_falls_to_the_second_class_and_then_to_the_fallback() -> No
 
 @unhurried
 @given(st.lists(MODERATE, min_size=3, max_size=3), MODERATE, MODERATE, calibrations(3))
-def test_platt_and_isotonic_never_change_a_multiclass_decision(
+def test_a_calibration_never_changes_a_multiclass_decision_on_its_scaled_logits(
     logits: list[float], t1: float, t2: float, calibration: Calibration
 ) -> None:
     point = hierarchical_point(tuberculosis=t1, pneumonia=t2)
@@ -184,7 +184,7 @@ def test_platt_and_isotonic_never_change_a_multiclass_decision(
     expected = "tuberculosis" if m[2] >= t1 else "pneumonia" if m[1] >= t2 else "normal"
     assert decision.label == expected
     top = decide(z, manifest("multiclass", THREE, ARGMAX, calibration=calibration), ARGMAX)
-    assert top.label == THREE[int(np.argmax(z))]
+    assert top.label == THREE[int(np.argmax(scaled_logits(z, calibration)))]
 
 
 @unhurried

@@ -82,15 +82,16 @@ def test_every_example_is_what_its_model_says(name: str) -> None:
 def test_the_answer_has_the_shape_of_the_contract() -> None:
     shown = json.loads(prediction_response(answer()).model_dump_json())
     assert list(shown) == [
-        "api_version", "request_id", "bundle", "engine", "image", "task", "prediction", "confidence", "classes",
-        "operating_point", "review", "warnings", "calibration", "timing_ms", "disclaimer", "geometry", "explanations",
+        "api_version", "request_id", "bundle", "engine", "image", "task", "prediction", "prediction_set", "confidence",
+        "classes", "operating_point", "review", "warnings", "calibration", "timing_ms", "disclaimer", "geometry", "explanations",
     ]  # fmt: skip
-    assert shown["bundle"] == {"name": "tiny", "version": "1.0.0", "digest": "cd" * 32}
+    assert shown["bundle"] == {"name": "tiny", "version": "1.0.0", "digest": "cd" * 32, "restriction": None}
     assert shown["engine"] == {"name": "onnxruntime", "version": "1", "precision": "fp32"}
     assert shown["image"] == {
         "sha256": "ab" * 32, "width": 448, "height": 512, "format": "png", "view": None, "acquisition": None,
     }  # fmt: skip
     assert shown["prediction"] == {"label": "pneumonia", "positive": ["pneumonia"], "rule": "threshold"}
+    assert (shown["prediction_set"], shown["operating_point"]["conformal"]) == (None, None)
     assert shown["confidence"] == 0.75
     assert shown["classes"][0] == {
         "name": "pneumonia", "probability": 0.75, "logit": 1.09861231, "margin": 1.1, "threshold_margin": -0.4,

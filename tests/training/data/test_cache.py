@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import RLELossless
 
+from app.errors import ConfigurationError
 from app.imaging.decode import decode
 from app.preprocessing import resize_to_input
-from tests.training.phantom_data import TINY, write_data
-from training.data.cache import LIMITS, load_pixels
-from training.data.films import read_manifest
+from tests.support.dicom_films import as_bytes, file_dataset
+from tests.training.phantom_data import TINY, draw, write_data
+from training.data.cache import LIMITS, encode_jpeg, load_pixels
+from training.data.collect import collect, read_manifest
+from training.data.spec import DicomSource
 from training.recipe import load_recipe
 
 
@@ -55,3 +60,50 @@ def test_the_digest_is_that_of_paths_and_files(data: Path, tmp_path: Path) -> No
     backwards = load_pixels(data, films[::-1], spec, tmp_path / "cache")
     assert forwards.digest == backwards.digest
     assert load_pixels(data, films[1:], spec, tmp_path / "cache").digest != forwards.digest
+
+
+def test_a_film_that_has_changed_is_decoded_again(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TINY)
+    spec = load_recipe(tmp_path / "r.toml").input
+    folder = tmp_path / "data"
+    shutil.copytree(data / "rsna_normal", folder / "rsna_normal")
+    films = read_manifest(folder, "rsna_normal")
+    before = load_pixels(folder, films, spec, tmp_path / "cache")
+    (folder / films[3].path).write_bytes(encode_jpeg(draw(99, "normal"), 95))
+    after = load_pixels(folder, films, spec, tmp_path / "cache")
+    assert [a == b for a, b in zip(before.sha256, after.sha256, strict=True)] == [i != 3 for i in range(len(films))]
+    assert not np.array_equal(before.plain[3], after.plain[3])
+    np.testing.assert_array_equal(before.plain[4], after.plain[4])
+
+
+def test_dicom_films_are_decoded_as_the_service_does(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TINY)
+    spec = load_recipe(tmp_path / "r.toml").input
+    folder = tmp_path / "data" / "pacs" / "normal"
+    folder.mkdir(parents=True)
+    plain = file_dataset(1, size=(160, 128))
+    (folder / "a.dcm").write_bytes(as_bytes(plain))
+    squeezed = file_dataset(1, size=(160, 128))
+    squeezed.compress(RLELossless, generate_instance_uid=False)
+    (folder / "b.dcm").write_bytes(as_bytes(squeezed))
+    films = collect([DicomSource(folder="pacs")], tmp_path / "data")
+    pixels = load_pixels(tmp_path / "data", films, spec, tmp_path / "cache", copies=2)
+    expected = resize_to_input(decode(as_bytes(plain), LIMITS), spec)[0]
+    np.testing.assert_array_equal(pixels.plain[0], expected)
+    np.testing.assert_array_equal(pixels.plain[1], expected)
+    assert pixels.sha256[0] != pixels.sha256[1]
+
+
+def test_a_film_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TINY)
+    spec = load_recipe(tmp_path / "r.toml").input
+    folder = tmp_path / "data"
+    shutil.copytree(data / "rsna_normal", folder / "rsna_normal")
+    films = read_manifest(folder, "rsna_normal")
+    (folder / films[2].path).write_bytes(b"\xff\xd8\xff no film")
+    with pytest.raises(ConfigurationError, match=films[2].path) as caught:
+        load_pixels(folder, films, spec, tmp_path / "cache")
+    assert caught.value.code == "unreadable_film"
+    with pytest.raises(ConfigurationError) as nothing:
+        load_pixels(folder, [], spec, tmp_path / "cache")
+    assert nothing.value.code == "no_films"

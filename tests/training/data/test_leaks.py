@@ -31,7 +31,14 @@ from training.data.splits import Splits
 from training.places import DEFAULT_DATA, Places
 
 LIMIT = 20
-FOLDERS = ("kermany_hires", "kermany_224", "nih_chestxray14", "rsna_normal", "tbx11k", "hannover_covid19")
+FOLDERS: tuple[str, ...] = (
+    "kermany_hires",
+    "kermany_224",
+    "nih_chestxray14",
+    "rsna_normal",
+    "tbx11k",
+    "hannover_covid19",
+)
 FOLDERS += ("cohen_covid_chestxray",)
 Pixels = NDArray[np.uint8]
 
@@ -72,7 +79,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 def _splits(places: Places, copy: str = "") -> Splits:
     """Six films to train on, two each in the other parts; `copy`: one more in the test."""
-    films = [f for f in read_manifest(places.data, "nih_chestxray14")][:12]
+    films = read_manifest(places.data, "nih_chestxray14")[:12]
     extra = (film(copy, patient="somebody"),) if copy else ()
     return Splits(
         tuple(films[:6]), tuple(films[6:8]), tuple(films[8:10]), (*films[10:], *extra), crossing=(), left_out=()

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from training.fitting.losses import Loss, build_loss
 from training.fitting.spec import LossPart
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([[2.0, -1.0, 0.3], [-0.5, 0.1, 1.7], [0.2, 0.4, -2.2], [-3.0, 1.0, 0.0]])
-ONE_HOT = F.one_hot(torch.tensor([0, 2, 2, 1]), 3).float()
+ONE_HOT = functional.one_hot(torch.tensor([0, 2, 2, 1]), 3).float()
 LABELS = torch.tensor([[1.0, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 0]])
 WEIGHTS = torch.tensor([0.5, 2.0, 3.0])
 
@@ -26,22 +26,22 @@ def test_bce_is_torchs_with_the_old_smoothing_towards_one_half() -> None:
     target = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
     loss = Loss(_plain(label_smoothing=0.1), False, torch.tensor([0.37]))
     smooth = target * 0.9 + 0.05
-    wanted = F.binary_cross_entropy_with_logits(LOGITS[:, :1], smooth, pos_weight=torch.tensor(0.37))
+    wanted = functional.binary_cross_entropy_with_logits(LOGITS[:, :1], smooth, pos_weight=torch.tensor(0.37))
     torch.testing.assert_close(loss(LOGITS[:, :1], target), wanted)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_cross_entropy_is_torchs_with_weights_and_smoothing(smoothing: float) -> None:
     loss = Loss(_plain("cross_entropy", label_smoothing=smoothing), True, WEIGHTS)
-    wanted = F.cross_entropy(LOGITS, ONE_HOT.argmax(1), weight=WEIGHTS, label_smoothing=smoothing)
+    wanted = functional.cross_entropy(LOGITS, ONE_HOT.argmax(1), weight=WEIGHTS, label_smoothing=smoothing)
     torch.testing.assert_close(loss(LOGITS, ONE_HOT), wanted)
 
 
 def test_focal_without_focus_is_the_weighted_cross_entropy() -> None:
     ours = Loss(_plain("focal", gamma=0.0), True, WEIGHTS)(LOGITS, ONE_HOT)
-    torch.testing.assert_close(ours, F.cross_entropy(LOGITS, ONE_HOT.argmax(1), weight=WEIGHTS))
+    torch.testing.assert_close(ours, functional.cross_entropy(LOGITS, ONE_HOT.argmax(1), weight=WEIGHTS))
     ours = Loss(_plain("focal", gamma=0.0), False, WEIGHTS)(LOGITS, LABELS)
-    torch.testing.assert_close(ours, F.binary_cross_entropy_with_logits(LOGITS, LABELS, pos_weight=WEIGHTS))
+    torch.testing.assert_close(ours, functional.binary_cross_entropy_with_logits(LOGITS, LABELS, pos_weight=WEIGHTS))
 
 
 def _focal(p: float, y: int, alpha: float, gamma: float) -> float:

@@ -27,16 +27,20 @@ def test_cosine_warms_up_and_comes_down() -> None:
 
 
 def test_one_cycle_is_torchs() -> None:
-    ours, theirs, steps = _optimiser(), _optimiser(), 41
+    ours, theirs, steps = (
+        _optimiser(),
+        _optimiser(),
+        2001,
+    )  # torch's turn lies one step earlier: many steps, little difference
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch wants an optimiser step before the schedule's
         scheduler = torch.optim.lr_scheduler.OneCycleLR(theirs, 3e-3, total_steps=steps)
         for step in range(steps):
-            set_rate(ours, SchedulePart(kind="one_cycle"), 3e-3, step / (steps - 1), 0)
-            if step not in {11, 12, 13}:  # torch's turn lies between two steps
+            if step % 100 == 0:
+                set_rate(ours, SchedulePart(kind="one_cycle"), 3e-3, step / (steps - 1), 0)
                 for a, b in zip(ours.param_groups, theirs.param_groups, strict=True):
-                    assert a["lr"] == pytest.approx(b["lr"], rel=0.02, abs=2e-5)
-                    assert a["betas"][0] == pytest.approx(b["betas"][0], abs=2e-3)
+                    assert a["lr"] == pytest.approx(b["lr"], rel=2e-3, abs=1e-8)
+                    assert a["betas"][0] == pytest.approx(b["betas"][0], abs=2e-4)
             if step < steps - 1:
                 scheduler.step()
 

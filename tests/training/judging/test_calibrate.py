@@ -12,7 +12,7 @@ from app.bundle.manifest import (
     TemperatureCalibration,
     VectorTemperatureCalibration,
 )
-from tests.training.judging.made import scored, softmax_films
+from tests.training.judging.synthetic import scored, softmax_films
 from training.judging.calibrate import NONE, choose, fit_calibrators
 from training.judging.figures import nll
 from training.judging.scored import Scored

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.domain import InputStatistics
-from tests.training.judging.made import scored, softmax_films
+from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.judging.test_points import HIERARCHICAL, recipe
 from training.judging.decide import Fixed, Halves, fix
 from training.judging.judge import CLEAN

@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics
 
 from app.domain import InputStatistics
-from tests.training.judging.made import scored, softmax_films
+from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.judging.test_points import CLASSES, HIERARCHICAL, recipe
 from training.judging.decide import Fixed, Halves, fix
 from training.judging.describe import describe

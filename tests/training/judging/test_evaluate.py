@@ -12,7 +12,7 @@ import torch
 
 from app.bundle.manifest import OperatingPoint
 from app.errors import ConfigurationError
-from tests.training.judging.made import scored, softmax_films
+from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, write_data
 from training.data.splits import recipe_splits
 from training.judging import ledger
@@ -60,7 +60,7 @@ def test_a_binary_run_from_validation_to_the_ledger(data: Path, tmp_path: Path) 
     found = _all_steps(run, places)
     sets = load_logits(run, "hard")
     assert len(sets) == 2 * (1 + 5 * 2)
-    assert list(load_logits(run, "report"))[0] == "clean"
+    assert next(iter(load_logits(run, "report"))) == "clean"
     corrupted = []
     for name in load_logits(run, "report"):
         both = mix([sets[f"fit/{name}"], sets[f"report/{name}"]])

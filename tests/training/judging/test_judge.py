@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.preprocessing import normalise
+from app.imaging.decode import decode
+from app.preprocessing import prepare
 from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, film, write_data
+from training.data.cache import LIMITS
 from training.data.collect import collect
 from training.data.splits import recipe_splits
 from training.judging.judge import (
@@ -47,10 +49,10 @@ def test_logits_are_the_networks_own_on_the_services_input(text: str, k: int, pl
     logits = run_network(network, pixels.plain, recipe)
     assert logits.shape == (5, k)
     assert logits.dtype == np.float64
-    for film_pixels, row in zip(pixels.plain, logits, strict=True):
-        tensor = normalise(np.asarray(film_pixels), recipe.input)
+    for shot, row in zip(pixels.films, logits, strict=True):
+        prepared = prepare(decode((places.data / shot.path).read_bytes(), LIMITS), recipe.input)
         with torch.inference_mode():
-            alone = network(torch.from_numpy(tensor)[None])[0]
+            alone = network(torch.from_numpy(prepared.tensor.copy())[None])[0]
         np.testing.assert_allclose(row, alone[0].numpy(), atol=1e-5)
     assert run_network(network, pixels.plain[:0], recipe).shape == (0, k)
 

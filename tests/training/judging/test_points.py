@@ -7,7 +7,7 @@ import pytest
 
 from app.bundle.manifest import OperatingPoint
 from app.errors import ConfigurationError
-from tests.training.judging.made import scored, softmax_films
+from tests.training.judging.synthetic import scored, softmax_films
 from training.judging.calibrate import NONE
 from training.judging.conformal import ALWAYS
 from training.judging.figures import confusion, rates
@@ -59,7 +59,7 @@ def _rate(films: Scored, point: OperatingPoint, name: str, output: int = 0) -> f
     return rates(confusion(judged.labels, judged.margins, threshold))[name]
 
 
-HIERARCHICAL = {
+HIERARCHICAL: dict[str, Any] = {
     "kind": "hierarchical",
     "priority": ["tuberculosis", "pneumonia"],
     "fallback": "normal",
@@ -99,7 +99,7 @@ def test_each_label_has_its_own_threshold() -> None:
 
 def test_a_label_that_the_fit_half_does_not_show_is_never_said_and_a_note_says_so() -> None:
     logits = [[1, 1, 9], [1, 1, 9], [-1, -1, 9], [-1, -1, 9]]
-    truth = [[1, 1, 0], [1, 1, 0], [0, np.nan, 0], [0, np.nan, 0]]
+    truth = [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, np.nan, 0.0], [0.0, np.nan, 0.0]]
     films = scored(logits, truth, ("effusion", "mass", "hernia"), task="multilabel")
     [point], notes = operating_points(recipe("multilabel", {"kind": "max_f1"}), [films], NONE)
     assert point.thresholds == {"effusion": 0.0, "mass": NEVER, "hernia": NEVER}

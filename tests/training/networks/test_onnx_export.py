@@ -1,24 +1,26 @@
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from app.bundle.onnx_walk import inspect_network
-from app.explain import Head, pooled
+from app.explain import Head, Method, activation_map, pooled
 from app.inference.engine import OnnxRuntimeEngine
-from tests.support.networks import film_batch, see_batch
+from tests.support import autograd_cam
+from tests.support.networks import CLASSES, film_batch, sample, see_batch
 from training.networks.network import TriageNetwork, build_network
-from training.networks.onnx_export import explanation_kind, feature_shape, head_tensors, onnx_bytes
+from training.networks.onnx_export import dense_tensors, explanation_kind, feature_shape, head_tensors, onnx_bytes
 from training.networks.spec import Architecture, HeadPart, NetworkPart
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 LINEAR = HeadPart(dropout=(0.5,))
 MLP = HeadPart(kind="mlp", hidden=(24, 12), dropout=(0.5, 0.25, 0.0))
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of the largest value, if that is above 1
 
 
 def _network(architecture: Architecture, head: HeadPart, *, outputs: int, channels: int) -> TriageNetwork:
@@ -27,6 +29,10 @@ def _network(architecture: Architecture, head: HeadPart, *, outputs: int, channe
     network = build_network(part, outputs=outputs, channels=channels, seed=3)
     see_batch(network, film_batch(4, channels=channels) * 2 + 0.5)
     return network
+
+
+def _check_close(have: NDArray[Any], want: NDArray[Any]) -> None:
+    np.testing.assert_allclose(have, want, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(want).max())))
 
 
 @pytest.mark.parametrize(("head", "outputs", "channels"), [(LINEAR, 1, 1), (MLP, 5, 3)], ids=["linear", "mlp"])
@@ -47,13 +53,21 @@ def test_the_exported_network_is_the_fitted_one(
         logits, features = network(images)
     for image, wanted, wanted_features in zip(images, logits, features, strict=True):
         output = engine.run(image.numpy())
-        np.testing.assert_allclose(output.logits, wanted.numpy(), rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(output.features, wanted_features.numpy(), rtol=0, atol=TOLERANCE)
+        _check_close(output.logits, wanted.numpy())
+        _check_close(output.features, wanted_features.numpy())
         # the head that explains is the head that answers
-        np.testing.assert_allclose(tensors.logits(pooled(output.features)), output.logits, rtol=0, atol=TOLERANCE)
-    session = onnxruntime.InferenceSession(data)  # the free batch axis
-    for have, want in zip(session.run(None, {"image": images.numpy()}), (logits, features), strict=True):
-        np.testing.assert_allclose(have, want.numpy(), rtol=0, atol=TOLERANCE)
+        _check_close(tensors.logits(pooled(output.features)), output.logits)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_batch_axis_is_free(architecture: Architecture) -> None:
+    network = _network(architecture, LINEAR, outputs=2, channels=1)
+    images = film_batch(3, channels=1, seed=9)
+    session = onnxruntime.InferenceSession(onnx_bytes(network, 64))
+    with torch.inference_mode():
+        wanted = network(images)
+    for have, want in zip(session.run(None, {"image": images.numpy()}), wanted, strict=True):
+        _check_close(have, want.numpy())
 
 
 def test_batch_normalisation_is_folded_into_convolutions() -> None:
@@ -91,3 +105,19 @@ def test_kinds_of_heads() -> None:
         network = _network("tiny_cnn", head, outputs=4, channels=1)
         assert explanation_kind(network) == kind
         assert {name: tensor.shape for name, tensor in head_tensors(network).items()} == shapes
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+@pytest.mark.parametrize("kind", ["gap_linear", "gap_mlp_relu"])
+def test_closed_form_equals_autograd_for_resnet50(kind: str, method: Method) -> None:
+    """The other architectures stand in tests/test_explain_autograd.py."""
+    made = sample("resnet50")
+    with torch.inference_mode():
+        features = made.body(made.image).clone()
+    head = Head.from_tensors(kind, dense_tensors(made.heads[kind]))
+    values = features[0].numpy()
+    reference = autograd_cam.gradcam if method == "gradcam" else autograd_cam.gradcam_plus_plus
+    for index in range(CLASSES):
+        gradient = autograd_cam.gradients(features, made.heads[kind], index, negated=False)
+        found = activation_map(values, head, target="any", logit_index=index, negated=False, method=method)
+        np.testing.assert_allclose(found.values, reference(values.astype(np.float64), gradient), rtol=0, atol=1e-5)
