@@ -8,10 +8,12 @@
      "points":  {point: {"classes": {class: {figure: estimate}}, "overall": {figure: estimate}, "confusion", ...}}}
 
 An estimate is {"value", "ci": [low, high] or null}; a figure that cannot be computed is absent. All intervals are 95 % percentile
-intervals over the same resampled patients, so that differences are paired. `classes` and `macro` are one against the rest on the
-shown probabilities. `joint` is of the probabilities divided by their sum (softmax; Platt and isotonic do not sum to one): brier =
-mean over films of the sum over classes of squared errors (Brier 1950, at most 2), nll of the true class, ece_top_label of the highest
-probability against whether its class is the true one.
+intervals over the same resampled patients, so that differences are paired. No resample of a rate of 0 or 1 differs from it: there the
+interval is the exact one (Clopper & Pearson 1934) for as many draws as there are patients in the rate's denominator.
+
+`classes` and `macro` are one against the rest, on the shown probabilities. `joint` is of the probabilities divided by their sum
+(softmax; Platt and isotonic do not sum to one): brier = mean over films of the sum over classes of squared errors (Brier 1950, at
+most 2), nll of the true class, ece_top_label of the highest probability against whether its class is the true one.
 
 Under `points`, `classes` are all classes of the recipe, for binary the negative one too; `overall` is accuracy, balanced_accuracy (mean
 sensitivity over the classes; multilabel: mean of sensitivity and specificity over the labels) and macro_f1; multilabel accuracy is
@@ -21,7 +23,7 @@ class, beside that of argmax. A conformal point has coverage, mean_set_size, sin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,10 @@ from training.judging.predict import Decided, decide_all, true_class
 from training.judging.scored import Floats, Scored
 from training.recipe import Recipe
 
+INTERVALS = (
+    "95 % percentile intervals over resampled patients; rates of 0 and 1: exact (Clopper-Pearson) for the number of patients; "
+    "calibration errors: replicates moved to have the figure as their mean"
+)
 CALIBRATION = ("brier", "nll", "ece", "ece_equal_width")
 _ARGMAX = OperatingPoint(name="argmax", rule="argmax", target="")
 
@@ -46,15 +52,13 @@ def describe(recipe: Recipe, fixed: Fixed, films: Scored) -> dict[str, Any]:
     if not len(films):
         return {"n": 0, "patients": 0, "classes": {}, "macro": {}, "calibration": {}, "points": {}}
     names = (*SCORES, "ece_top_label") if films.task == "binary" else SCORES
-    scores, raw = class_scores(films, fixed.calibration, names), class_scores(films, NONE, names)
-    parts: dict[str, Replicated] = {"scores": scores, "calibration": _change(films, fixed.calibration)}
-    if films.task != "multilabel":
-        parts["joint"] = joint_scores(films, fixed.calibration)
+    parts = {} if films.task == "multilabel" else {"joint": joint_scores(films, fixed.calibration)}
     decided = {p.name: decide_all(films, fixed.calibration, p, recipe.data.classes) for p in fixed.operating_points}
     for point in fixed.operating_points:
         parts[f"point {point.name}"] = _point_figures(films, fixed, point, decided[point.name])
-    found = _all_estimates(parts, films, recipe)
-    plain = {key: float(value[0]) for key, value in raw(np.ones((1, len(films)))).items()}
+    found = _all_estimates(_scores(films, fixed.calibration, names), parts, films, recipe)
+    raw = class_scores(films, NONE, names)(np.ones((1, len(films))))
+    plain = {key: float(value[0]) for key, value in raw.items()}
     shown = _nested(found["scores"], "/")
     return {
         "n": len(films),
@@ -93,16 +97,18 @@ def joint_scores(films: Scored, calibration: Calibration) -> Replicated:
     }
 
 
-def _change(films: Scored, calibration: Calibration) -> Replicated:
-    """`<figure>|before`, `|after`, `|difference` (after less before): macro figures without and with the calibration."""
-    before, after = class_scores(films, NONE, CALIBRATION), class_scores(films, calibration, CALIBRATION)
+def _scores(films: Scored, calibration: Calibration, names: Sequence[str]) -> Replicated:
+    """`scores :: ` figures of the classes; `calibration :: <figure>|before`, `|after` and `|difference`, after less before."""
+    shown, raw = class_scores(films, calibration, names), class_scores(films, NONE, CALIBRATION)
 
     def figures(weights: Floats) -> dict[str, Floats]:
-        old, new = before(weights), after(weights)
-        found = {}
+        new = shown(weights)
+        old = new if calibration == NONE else raw(weights)
+        found = {f"scores :: {name}": value for name, value in new.items()}
         for name in CALIBRATION:
-            found[f"{name}|before"], found[f"{name}|after"] = old[f"macro/{name}"], new[f"macro/{name}"]
-            found[f"{name}|difference"] = new[f"macro/{name}"] - old[f"macro/{name}"]
+            before, after = old[f"macro/{name}"], new[f"macro/{name}"]
+            found |= {f"calibration :: {name}|before": before, f"calibration :: {name}|after": after}
+            found[f"calibration :: {name}|difference"] = after - before
         return found
 
     return figures
@@ -190,13 +196,16 @@ def _mean(values: list[Floats]) -> Floats:
     return np.asarray(np.mean(values, axis=0))
 
 
-def _all_estimates(parts: Mapping[str, Replicated], films: Scored, recipe: Recipe) -> dict[str, dict[str, Estimate]]:
-    """Every part's figures from the same resamples."""
+def _all_estimates(
+    scores: Replicated, parts: Mapping[str, Replicated], films: Scored, recipe: Recipe
+) -> dict[str, dict[str, Estimate]]:
+    """The figures by part, all from the same resamples: `scores`, `calibration` and those of `parts`."""
 
     def figures(weights: Floats) -> dict[str, Floats]:
-        return {f"{part} :: {name}": v for part, f in parts.items() for name, v in f(weights).items()}
+        rest = {f"{part} :: {name}": v for part, f in parts.items() for name, v in f(weights).items()}
+        return {**scores(weights), **rest}
 
-    found: dict[str, dict[str, Estimate]] = {part: {} for part in parts}
+    found: dict[str, dict[str, Estimate]] = {part: {} for part in ("scores", "calibration", *parts)}
     every = estimates(films.patients, figures, bootstraps=recipe.decision.bootstraps, seed=recipe.seed)
     for key, estimate in every.items():
         part, name = key.split(" :: ")
@@ -220,7 +229,11 @@ def _counts(films: Scored, output: int) -> dict[str, int]:
 
 
 def _point(films: Scored, point: OperatingPoint, decided: Decided, found: Mapping[str, Estimate]) -> dict[str, Any]:
-    nested = _nested(found, "|")
+    films_of = _denominators(films, decided)
+    exact = {
+        name: _at_the_edge(e, films.patients[films_of[name]]) if name in films_of else e for name, e in found.items()
+    }
+    nested = _nested(exact, "|")
     body: dict[str, Any] = {"rule": point.rule, "overall": nested.pop("overall", {})}
     if "price" in nested:
         body["price"] = nested.pop("price")
@@ -230,6 +243,28 @@ def _point(films: Scored, point: OperatingPoint, decided: Decided, found: Mappin
     return body | {
         "confusion": _label_confusion(films, decided) if films.task == "multilabel" else _confusion(films, decided)
     }
+
+
+def _denominators(films: Scored, decided: Decided) -> dict[str, NDArray[np.bool_]]:
+    """Which films a rate is a share of, by its name: bool [N] each."""
+    single = films.task != "multilabel"
+    every = np.ones(len(films), dtype=np.bool_)
+    found = {"overall|accuracy": every, "overall|coverage": every} if single else {}
+    for k, name in enumerate(decided.classes):
+        known = every if single else np.isfinite(films.targets[:, k])
+        shows = true_class(films) == k if single else films.targets[:, k] == 1
+        said = decided.answers[:, k]
+        found |= {f"{name}|sensitivity": known & shows, f"{name}|coverage": known & shows}
+        found |= {f"{name}|specificity": known & ~shows, f"{name}|ppv": known & said, f"{name}|npv": known & ~said}
+    return found
+
+
+def _at_the_edge(estimate: Estimate, patients: NDArray[np.str_]) -> Estimate:
+    """A rate of 0 or 1 with its exact interval for this many patients; any other as it is."""
+    if estimate.value not in {0.0, 1.0}:
+        return estimate
+    reach = 0.025 ** (1 / len(np.unique(patients)))
+    return Estimate(value=estimate.value, ci=(reach, 1.0) if estimate.value == 1.0 else (0.0, 1 - reach))
 
 
 def _confusion(films: Scored, decided: Decided) -> dict[str, dict[str, int]]:

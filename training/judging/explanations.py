@@ -46,6 +46,7 @@ STEPS = 10  # parts in which a film is blurred away or shown
 RANDOM_MAPS = 2  # random orders a film
 REINITIALISED = 3  # freshly initialised networks
 ALIKE = 0.5  # mean rank correlation with a fresh network from which maps count as alike
+NEAR = 0.25  # sigma of that nearness, share of the side
 BLUR = 0.08  # sigma of the blur that stands for "nothing to see", share of the side
 
 
@@ -183,7 +184,9 @@ def changed_films(film: Gray, heat: NDArray[np.float32]) -> tuple[NDArray[np.uin
     shown on the blurred film."""
     size = film.shape[0]
     blurred = np.asarray(cv2.GaussianBlur(film, (0, 0), BLUR * size), dtype=np.uint8)
-    order = np.argsort(-enlarged(heat, size).ravel(), kind="stable")
+    warm = enlarged(heat, size)
+    near = cv2.GaussianBlur(warm, (0, 0), NEAR * size)  # pixels of equal heat, zero above all, go by how near the heat is
+    order = np.lexsort((-near.ravel(), -warm.ravel()))
     rank = np.empty(order.size, dtype=np.int64)
     rank[order] = np.arange(order.size)
     limits = np.rint(np.linspace(0, 1, STEPS + 1) * order.size)

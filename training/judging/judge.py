@@ -28,13 +28,7 @@ from training.runs import Run
 
 BATCH = 32
 CLEAN = "clean"
-SELECTION_KINDS = (
-    "exposure",
-    "contrast",
-    "gamma",
-    "crop",
-    "blur",
-)  # fixed before training; other suites are reported only
+SELECTION_KINDS = ("exposure", "contrast", "gamma", "crop", "blur")  # fixed before training; suites are reported only
 
 
 @torch.inference_mode()
@@ -47,7 +41,7 @@ def run_network(network: TriageNetwork, films: NDArray[np.uint8], recipe: Recipe
         for start in range(0, len(films), BATCH):
             gray = torch.from_numpy(np.array(films[start : start + BATCH])).to(device).float()[:, None]
             image = network_input(gray, recipe.input).contiguous(memory_format=torch.channels_last)
-            parts.append(network(image)[0].double().cpu().numpy())
+            parts.append(network(image)[0].cpu().double().numpy())
     return np.concatenate(parts)
 
 

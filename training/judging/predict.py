@@ -62,7 +62,7 @@ def true_class(films: Scored) -> NDArray[np.intp]:
     """Index of each film's class (binary: 0 negative, 1 positive); for recipes of one label per film. int [N]."""
     if films.task == "binary":
         return np.asarray(films.targets[:, 0], dtype=np.intp)
-    return np.argmax(films.targets, axis=1)
+    return np.asarray(np.argmax(films.targets, axis=1), dtype=np.intp)
 
 
 def _single(

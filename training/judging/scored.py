@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +57,16 @@ class Scored:
 
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.intp], name: str | None = None) -> Scored:
         """Some of the films."""
-        arrays = {f: getattr(self, f)[chosen] for f in ("targets", "logits", "patients", "sources", "paths")}
+        arrays: dict[str, Any] = {
+            f: getattr(self, f)[chosen] for f in ("targets", "logits", "patients", "sources", "paths")
+        }
         return replace(self, name=name or self.name, **arrays)
 
 
 def mix(sets: Sequence[Scored], name: str = "mix") -> Scored:
     """All sets in one, films of the same patient kept recognisable."""
     first = sets[0]
-    arrays = {
+    arrays: dict[str, Any] = {
         f: np.concatenate([getattr(s, f) for s in sets]) for f in ("targets", "logits", "patients", "sources", "paths")
     }
     return replace(first, name=name, **arrays)

@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 
 from training.judging.answers import Figure, Floats, Index
 from training.judging.figures import patient_samples
 
 DIMENSIONS = 32
-CHANCES = 50  # random swaps behind the Frechet distance's `chance`
+CHANCES = 30  # random swaps behind the Frechet distance's `chance`
 ROUNDING = 1e-12
 
 
@@ -78,12 +77,27 @@ def embedding_shift(
 
 def frechet(x: Floats, y: Floats) -> float:
     """Squared Frechet distance of two normal distributions fitted to samples [N, D] and [M, D]; Ledoit-Wolf covariances, >= 0."""
-    first, second = LedoitWolf().fit(x), LedoitWolf().fit(y)
-    root = _root(np.asarray(first.covariance_))
-    cross = np.linalg.eigvalsh(root @ np.asarray(second.covariance_) @ root)
-    gap = float(np.sum((first.location_ - second.location_) ** 2))
-    spread = float(np.trace(first.covariance_) + np.trace(second.covariance_) - 2 * np.sqrt(np.maximum(cross, 0)).sum())
+    first, second = shrunk_covariance(x), shrunk_covariance(y)
+    jitter = max(float(np.trace(first)) * ROUNDING, float(np.finfo(np.float64).tiny))
+    root = np.linalg.cholesky(first + jitter * np.eye(len(first)))
+    cross = np.linalg.eigvalsh(root.T @ second @ root)  # those of C1 C2
+    gap = float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2))
+    spread = float(np.trace(first) + np.trace(second) - 2 * np.sqrt(np.maximum(cross, 0)).sum())
     return max(0.0, gap + spread)
+
+
+def shrunk_covariance(x: Floats) -> Floats:
+    """Ledoit & Wolf 2004 towards the mean variance times the identity, [D, D]; the arithmetic of scikit-learn's, many times as fast on the
+    small samples of a bootstrap."""
+    n, size = x.shape
+    centred = x - x.mean(axis=0)
+    covariance = centred.T @ centred / n
+    mean = float(np.trace(covariance)) / size
+    squares = centred**2
+    distance = float(np.sum(covariance**2)) - size * mean**2  # |S - mean I|^2
+    noise = (float(np.sum(squares.T @ squares)) / n - float(np.sum(covariance**2))) / n
+    share = min(noise, distance) / distance if distance > 0 else 0.0
+    return np.asarray((1 - share) * covariance + share * mean * np.eye(size))
 
 
 def rbf_kernel(points: Floats) -> Floats:
@@ -146,11 +160,6 @@ def reduced(clean: Floats, changed: Floats) -> tuple[Floats, float]:
     kept = axes[:DIMENSIONS]
     share = float(np.sum(singular[:DIMENSIONS] ** 2)) / total if total > 0 else 1.0
     return np.asarray(centred @ kept.T), share
-
-
-def _root(matrix: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def _off_diagonal_mean(kernel: Floats, rows: Index) -> float:

@@ -14,8 +14,9 @@ Within one source the disease itself may be seen on a thumbnail (Kermany: 0.98),
 *Marks.* Corners hold no lung. The run fails where they alone tell the class nearly always (lower bound >= 0.95) and hardly worse than the
 inside of the film does (within 0.02); or where the border does so and better than the inside (paired difference above 0).
 
-*Reading the edge.* The run fails where exchanging the corners for those of the other side costs the network more than 0.05 AUROC (lower
-bound) beyond what strange corners of its own side cost (`training.judging.edges`).
+*Reading the edge.* The run fails where exchanging the corners, or the whole border, for those of the other side costs the network more
+than 0.05 AUROC (lower bound) beyond what a strange edge of its own side costs (`training.judging.edges`). On Kermany, whose border
+tells pneumonia with AUROC 0.96 to a probe, the network of pneumonia-resnet18 1.1.0 reads 0.001 and 0.006 there.
 """
 
 from __future__ import annotations
@@ -110,14 +111,18 @@ def _mark_line(name: str, figures: Mapping[str, Any]) -> Line:
 
 
 def _edge_line(name: str, figures: Mapping[str, Any]) -> Line:
-    limit = f"AUROC read from the corners <= {EDGE_READ:g} (lower bound)"
-    row = figures["edges"].get("corners", {}).get(name, {})
-    if "read" not in row:
-        return _line(f"corners read, {name}", "not measured", limit, passed=False, why="too few films of either side")
-    read = row["read"]
-    passed = read["ci"] is None or read["ci"][0] <= EDGE_READ
-    why = f"AUROC {row['own']['value']:.3f} with corners of the own side, {row['other']['value']:.3f} of the other"
-    return _line(f"corners read, {name}", _shown(read), limit, passed=passed, why=why)
+    limit = f"AUROC read from corners and border <= {EDGE_READ:g} each (lower bound)"
+    rows = {edge: figures["edges"].get(edge, {}).get(name, {}) for edge in ("corners", "border")}
+    if any("read" not in row for row in rows.values()):
+        return _line(f"edge read, {name}", "not measured", limit, passed=False, why="too few films of either side")
+    measured = ", ".join(f"{edge} {_shown(row['read'])}" for edge, row in rows.items())
+    found = [
+        f"AUROC {row['own']['value']:.3f} with {edge} of the own side, {row['other']['value']:.3f} of the other"
+        for edge, row in rows.items()
+        if row["read"]["ci"] is not None and row["read"]["ci"][0] > EDGE_READ
+    ]
+    why = "; ".join(found) or "the network does not decide by the edge"
+    return _line(f"edge read, {name}", measured, limit, passed=not found, why=why)
 
 
 def _line(name: str, measured: str, limit: str, *, passed: bool, why: str) -> Line:

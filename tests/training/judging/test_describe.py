@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from app.domain import InputStatistics
@@ -158,8 +159,27 @@ def test_labels_count_the_films_whose_truth_is_known() -> None:
     assert _value(body["overall"]["accuracy"]) == pytest.approx((said == (truth == 1))[known].mean())
     assert found["classes"]["effusion"]["n"] == 180
     assert "sensitivity" not in body["classes"]["hernia"]  # no film shows it
-    assert body["classes"]["hernia"]["specificity"]["value"] == 1.0
+    hernia = body["classes"]["hernia"]["specificity"]
+    assert hernia["value"] == 1.0
+    assert hernia["ci"] == pytest.approx(binomtest(200, 200).proportion_ci(method="exact"))
     assert "joint" not in found or found["joint"] == {}
+
+
+def test_three_patients_without_a_miss_prove_little() -> None:
+    films = scored([[-2.0], [-1.0], [1.0], [1.5], [2.0], [3.0]], [[0], [0], [1], [1], [1], [1]])
+    films = replace(films, patients=np.array(list("abccde")))
+    part = recipe("binary", {"kind": "youden", "name": "screening"}).changed({"decision.calibrators": ["none"]})
+    rates = describe(part, _fixed(part, films, films), films)["points"]["screening"]
+    pneumonia = rates["classes"]["pneumonia"]
+    assert pneumonia["sensitivity"]["value"] == pneumonia["specificity"]["value"] == 1.0
+    assert pneumonia["sensitivity"]["ci"] == pytest.approx(
+        binomtest(3, 3).proportion_ci(method="exact")
+    )  # c has two films
+    assert pneumonia["specificity"]["ci"] == pytest.approx(binomtest(2, 2).proportion_ci(method="exact"))
+    assert rates["overall"]["accuracy"]["ci"] == pytest.approx(binomtest(5, 5).proportion_ci(method="exact"))
+    wrong = replace(films, targets=1 - films.targets)
+    other = describe(part, _fixed(part, films, films), wrong)["points"]["screening"]["classes"]["pneumonia"]
+    assert other["sensitivity"]["ci"] == pytest.approx(binomtest(0, 2).proportion_ci(method="exact"))
 
 
 def test_films_of_one_class_have_what_can_be_computed(several: tuple[Recipe, Fixed, Scored]) -> None:
