@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +15,13 @@ from app.imaging.dicom.attributes import age_years, body_part, view
 from app.imaging.dicom.part10 import read_part10
 from app.imaging.dicom.values import Header
 from app.imaging.dicom.walk import PIXEL_DATA
-from app.imaging.header import ImageLimits
+from training.data.cache import LIMITS
 from training.data.films import Film
 from training.data.labels import Record
 from training.data.spec import DicomSource
 from training.data.tables import age_group, names_of, read_table, sex_of
 from training.data.trees import films_below
 
-LIMITS = ImageLimits(min_px=1, max_px=65_535)
 _SOP_INSTANCE, _MODALITY, _DATES = 0x00080018, 0x00080060, (0x00080022, 0x00080020)
 _ID, _ISSUER, _BIRTH_DATE, _SEX, _AGE = 0x00100020, 0x00100021, 0x00100030, 0x00100040, 0x00101010
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
@@ -144,8 +142,7 @@ def _table(source: DicomSource, root: Path) -> dict[str, dict[str, int]] | None:
 
 def _header(path: Path, root: Path) -> DicomHeader:
     try:
-        with _mapped(path) as data:
-            return read_header(data)
+        return read_header(_mapped(path))
     except CxrError as error:
         raise ConfigurationError(
             "unreadable_film",
@@ -158,12 +155,7 @@ def _is_dicom(path: Path) -> bool:
         return stream.read(_PREFIX.stop)[_PREFIX] == b"DICM"
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    """The file's bytes, of which only those that are looked at are read."""
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            yield view
-        finally:
-            view.release()
+def _mapped(path: Path) -> memoryview:
+    """The file's bytes, of which only those that are looked at are read; the mapping ends with the last view of it."""
+    with path.open("rb") as stream:
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))

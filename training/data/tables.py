@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -180,13 +181,17 @@ def _csv(path: Path) -> list[dict[str, str]]:
 
 def _parquet(path: Path) -> list[dict[str, str]]:
     try:
-        from pyarrow import parquet  # noqa: PLC0415  only Parquet tables need it
+        parquet = importlib.import_module("pyarrow.parquet")  # only Parquet tables need it
     except ImportError as error:
         raise ConfigurationError(
             "package_missing",
             f"{path.name}: reading Parquet needs the package pyarrow (pip install pyarrow), or a CSV table",
         ) from error
-    return [{k: _text(v) for k, v in row.items()} for row in parquet.read_table(path).to_pylist()]
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
+        raise ConfigurationError("unreadable_table", f"{path.name} is no Parquet table: {error}") from error
+    return [{k: _text(v) for k, v in row.items()} for row in rows]
 
 
 def _text(value: Any) -> str:

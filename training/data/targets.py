@@ -26,7 +26,7 @@ def targets(films: Sequence[Film], part: DataPart) -> NDArray[np.float32]:
         raise ConfigurationError("unknown_label", f"labels {sorted(strange)} are not classes of the recipe")
     index = np.array([part.classes.index(film.label) for film in films], dtype=np.int64)
     if part.task == "binary":
-        return (index == 1).astype(np.float32)[:, None]
+        return np.asarray(index == 1, dtype=np.float32)[:, None]
     return np.asarray(np.eye(len(part.classes), dtype=np.float32)[index]).reshape(len(films), len(part.classes))
 
 

@@ -185,7 +185,7 @@ def changed_films(film: Gray, heat: NDArray[np.float32]) -> tuple[NDArray[np.uin
     size = film.shape[0]
     blurred = np.asarray(cv2.GaussianBlur(film, (0, 0), BLUR * size), dtype=np.uint8)
     warm = enlarged(heat, size)
-    near = cv2.GaussianBlur(warm, (0, 0), NEAR * size)  # pixels of equal heat, zero above all, go by how near the heat is
+    near = cv2.GaussianBlur(warm, (0, 0), NEAR * size)  # equal heat, zero above all, goes by how near the heat is
     order = np.lexsort((-near.ravel(), -warm.ravel()))
     rank = np.empty(order.size, dtype=np.int64)
     rank[order] = np.arange(order.size)

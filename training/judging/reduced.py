@@ -19,7 +19,7 @@ from app.imaging.decode import decode
 from app.inference.engine import Engine, OnnxRuntimeEngine
 from app.preprocessing import prepare
 from training.data.cache import LIMITS
-from training.data.films import read_manifests
+from training.data.collect import read_manifest
 from training.networks.onnx_export import onnx_bytes
 from training.places import Places
 from training.runs import find_run
@@ -64,7 +64,7 @@ def find_pairs(data: Path) -> list[tuple[str, str]]:
         rows = [row for row in csv.DictReader(stream) if row["label"] != "not_applicable"]
     folders = {row["source"] for row in rows}
     names = sorted(p.name for p in data.iterdir() if (p / "manifest.csv").is_file() and p.name in _copies_of(folders))
-    films = {(film.folder, Path(film.path).stem): film.path for film in read_manifests(data, names)}
+    films = {(film.folder, Path(film.path).stem): film.path for name in names for film in read_manifest(data, name)}
     pairs = []
     for row in rows:
         stem = Path(row["path"]).stem

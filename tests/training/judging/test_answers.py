@@ -34,7 +34,7 @@ def test_a_multiclass_film_is_answered_by_priority() -> None:
 
 def test_unknown_labels_do_not_count() -> None:
     targets = np.array([[1.0, np.nan], [0.0, 0.0], [1.0, 1.0]])
-    films = many("multilabel", ("mass", "hernia"), np.array([[1.0, 5.0], [1.0, -1.0], [1.0, -1.0]]), targets)
+    films = many("multilabel", ("mass", "hernia"), np.array([[1.0, -5.0], [1.0, -1.0], [1.0, -1.0]]), targets)
     point = OperatingPoint(name="p", rule="per_label", target="made", thresholds={"mass": 0.0, "hernia": 0.0})
     answers = answer(films, Rule(("mass", "hernia"), NONE, point))
     assert answers.correct.tolist() == [1.0, 0.5, 0.5]

@@ -176,12 +176,20 @@ def test_the_lung_field_of_phantoms() -> None:
         assert (mask & lungs).sum() / lungs.sum() > 0.5
 
 
+def _air_beside_a_body() -> Gray:
+    """Two dark upright strips of a lung's size that reach the film's frame."""
+    film = np.full((128, 128), 160, np.uint8)
+    film[20:108, :20] = film[20:108, 108:] = 20
+    return film
+
+
 @pytest.mark.parametrize(
     "film",
     [
         np.zeros((64, 64), np.uint8),
         np.full((64, 64), 255, np.uint8),
         np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1)),
+        _air_beside_a_body(),
     ],
 )
 def test_no_lungs_no_field(film: Gray) -> None:
