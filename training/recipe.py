@@ -145,7 +145,7 @@ def _content(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
-        old = below.get(key)
+        old: Any = below.get(key)
         same = (
             isinstance(value, dict) and isinstance(old, dict) and old.get("kind") == value.get("kind", old.get("kind"))
         )

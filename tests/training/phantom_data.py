@@ -46,6 +46,7 @@ sources = [{{ kind = "manifest", folder = "kermany_hires" }}, {{ kind = "manifes
 test = "upstream"
 validation_each = 0.2
 cached_copies = 2
+duplicate_bits = 8  # phantoms resemble each other more than people do
 {_BODY}
 [training]
 stages = [{{ epochs = 1, size = 32 }}, {{ epochs = 1, size = 64 }}]
@@ -88,6 +89,7 @@ sources = [
 test = 0.25
 validation_each = 0.2
 cached_copies = 2
+duplicate_bits = 8  # phantoms resemble each other more than people do
 {_BODY}
 [training]
 stages = [{{ epochs = 1, size = 32 }}, {{ epochs = 1, size = 64 }}]
@@ -130,6 +132,7 @@ sources = [{{ kind = "manifest", folder = "nih_chestxray14" }}]
 test = 0.2
 validation_each = 0.2
 cached_copies = 1
+duplicate_bits = 8  # phantoms resemble each other more than people do
 {_BODY}
 [training]
 stages = [{{ epochs = 1, size = 32 }}, {{ epochs = 1, size = 64 }}]

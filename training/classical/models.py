@@ -90,6 +90,9 @@ def _fitted(kind: str, features: Features, truth: NDArray[np.int64], seed: int) 
     counts = np.bincount(truth)
     weights = len(truth) / (len(counts) * counts[truth])
     model = _MODELS[kind](seed)
+    if isinstance(model, RandomForestClassifier):
+        model.fit(features, truth, sample_weight=weights)
+        return model.set_params(n_jobs=1)  # threads would add up the trees' answers in any order
     if not isinstance(model, Pipeline):
         return model.fit(features, truth, sample_weight=weights)
     with warnings.catch_warnings():

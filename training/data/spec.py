@@ -131,7 +131,7 @@ class DataPart(Part):
     validation_each: Share = 0.1
     split_seed: int = Field(default=20261120, ge=0)
     cached_copies: int = Field(default=3, ge=1, le=3)
-    duplicate_bits: int = Field(default=6, ge=0, le=64)
+    duplicate_bits: int = Field(default=20, ge=0, le=64)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

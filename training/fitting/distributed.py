@@ -7,9 +7,8 @@ synchronised), and sums are taken in another order. Process 0 alone writes.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -93,18 +92,15 @@ class Processes:
             raise RuntimeError("the processes' weights differ: a gradient was not shared")
 
 
-@contextmanager
-def processes() -> Iterator[Processes]:
+def processes() -> Processes:
     """This process among those that torchrun started (gloo on CPUs, nccl on CUDA), or alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Processes(0, 1, choose_device())
-        return
+        return Processes(0, 1, choose_device())
     device = choose_device(int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-    try:
-        yield Processes(dist.get_rank(), count, device)
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():  # and it stays so until the process ends: to leave and come again is a race
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank(), count, device)

@@ -57,19 +57,19 @@ def fit(recipe: Recipe, places: Places, console: Console) -> Run:
         ConfigurationError: `run_busy`, `too_few_films`, `diverged`, `batch_not_shared`, `float16_needs_accelerator`, `early_stopping`,
             `leak`, `old_checkpoint`, and what reading the films or the starting weights raises.
     """
-    with processes() as group:
-        console = console if group.first else Console(quiet=True)
-        if not group.first:
-            group.wait()  # process 0 makes the folder
-        run = open_run(recipe, places) if group.first else Run(places.runs / recipe.run_name, recipe)
-        with _locked(run.path, group):
-            if group.first:
-                group.wait()
-            if run.complete:
-                console.print(f"{run.path.name} is complete; nothing to do")
-            else:
-                _fit(run, places, console, group)
+    group = processes()
+    console = console if group.first else Console(quiet=True)
+    if not group.first:
+        group.wait()  # process 0 makes the folder
+    run = open_run(recipe, places) if group.first else Run(places.runs / recipe.run_name, recipe)
+    with _locked(run.path, group):
+        if group.first:
             group.wait()
+        if run.complete:
+            console.print(f"{run.path.name} is complete; nothing to do")
+        else:
+            _fit(run, places, console, group)
+        group.wait()
     return run
 
 

@@ -7,11 +7,12 @@ The result lies in the cache under a digest of everything that shapes it, so tha
     <architecture>-<digest16>.checkpoint.pt  everything that continuing needs; gone when the result is there
 
 Films of the recipe's validation, test and external sets are left out, and so are others of the same patient, other copies of the
-same picture, and films whose patient is not known (unless their source has side `train`).
+same picture (by perceptual hash), and films whose patient is not known (unless their source has side `train`).
 """
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -35,6 +36,7 @@ from app.errors import ConfigurationError
 from training.data.cache import Pixels, load_pixels
 from training.data.collect import collect
 from training.data.films import Film
+from training.data.leaks import without_copies
 from training.data.splits import recipe_splits
 from training.fitting.augment import network_input
 from training.networks.network import TriageNetwork, build_network
@@ -48,18 +50,20 @@ from training.runs import write_atomically
 
 FORMAT = 1  # raise when the same recipe would give other weights
 WARM_UP = 0.1
-COLLAPSED = 0.05  # of `spread`; healthy bodies were seen at 0.2 and more
-WATCHED = 256  # films
+COLLAPSED = 0.1  # of the untrained network's `spread`; healthy bodies kept half of it and more
+WATCHED = 128  # films
+_BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
 _CHANCE = 0x5E1F  # sets the pre-training's chance apart from the fit's
 
 
 @dataclass
 class State:
-    """What changes. epoch: epochs done; history: one entry per epoch."""
+    """What changes. epoch: epochs done; history: one entry per epoch. untrained: the spread before the first step."""
 
     network: TriageNetwork
     objective: Objective
     optimiser: torch.optim.AdamW
+    untrained: float
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -90,11 +94,18 @@ def pretrained_body(recipe: Recipe, films: Sequence[Film], places: Places, conso
             told = "".join(f", {count} {why}" for why, count in left_out.items())
             console.print(f"pre-training {recipe.network.architecture} on {len(allowed)} films{told}")
             state = _train(recipe, part, pixels, result, console)
-            facts = {"method": part.method, "films": len(allowed), "left_out": left_out, "data_digest": pixels.digest}
-            facts |= {"folders": dict(sorted(Counter(f.folder for f in allowed).items())), "history": state.history}
+            facts = {
+                "method": part.method,
+                "films": len(allowed),
+                "folders": dict(sorted(Counter(film.folder for film in allowed).items())),
+                "left_out": left_out,
+                "data_digest": pixels.digest,
+                "untrained_spread": state.untrained,
+                "history": state.history,
+            }
             write_atomically(result.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
             write_atomically(result, body_bytes(state.network))  # last: its presence says that all is there
-            _checkpoint(result).unlink()
+            _checkpoint(result).unlink(missing_ok=True)
     return result
 
 
@@ -111,24 +122,16 @@ def usable_films(recipe: Recipe, films: Sequence[Film], places: Places) -> tuple
     splits = recipe_splits(recipe, places)
     held = [*splits.fit, *splits.report, *splits.test]
     held += [f for one in recipe.evaluation.external for f in collect(one.sources, places.data)]
-    closed = {key for film in held for key in _keys(film)}
-    reasons: Counter[str] = Counter()
-    allowed: dict[str, Film] = {}
-    for film in candidates:
-        if film.side == "test":
-            reasons["of a held-out source"] += 1
-        elif not closed.isdisjoint(_keys(film)):
-            reasons["of validation or test patients"] += 1
-        elif not film.patient and film.side != "train":
-            reasons["of unknown patients"] += 1
-        else:
-            allowed[film.path] = film
-    return tuple(allowed[path] for path in sorted(allowed)), dict(reasons)
-
-
-def _keys(film: Film) -> list[tuple[str, str]]:
-    named = [("film", film.path), ("patient", film.patient), ("duplicate", film.duplicate_group)]
-    return [(kind, name) for kind, name in named if name]
+    open_ = [film for film in candidates if film.side != "test"]
+    known = [film for film in open_ if film.patient or film.side == "train"]
+    allowed = without_copies(known, held, places, recipe.data.duplicate_bits)
+    left_out = {
+        "of a held-out source left out": len(candidates) - len(open_),
+        "of unknown patients left out": len(open_) - len(known),
+        "of held-out patients, or copies of held-out films, left out": len(known) - len(allowed),
+    }
+    ordered = tuple(sorted(allowed, key=lambda film: film.path))
+    return ordered, {why: count for why, count in left_out.items() if count}
 
 
 def _limited(recipe: Recipe, films: Sequence[Film]) -> list[Film]:
@@ -162,7 +165,7 @@ def _checkpoint(result: Path) -> Path:
     return result.with_suffix(".checkpoint.pt")
 
 
-def _start(recipe: Recipe, part: PretrainingPart) -> State:
+def _start(recipe: Recipe, part: PretrainingPart, pixels: Pixels) -> State:
     channels = recipe.input.channels
     network = build_network(recipe.network, outputs=1, channels=channels, seed=recipe.seed)
     width, height, _ = feature_shape(network, part.size, channels)
@@ -177,15 +180,16 @@ def _start(recipe: Recipe, part: PretrainingPart) -> State:
     weights = [p for p in objective.parameters() if p.ndim > 1]
     others = [p for p in objective.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": part.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return State(network, objective, torch.optim.AdamW(groups, lr=part.learning_rate))
+    optimiser = torch.optim.AdamW(groups, lr=part.learning_rate)
+    return State(network, objective, optimiser, spread(_watched(objective, pixels)))
 
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _restore(recipe: Recipe, part: PretrainingPart, result: Path) -> State:
-    state = _start(recipe, part)
+def _restore(recipe: Recipe, part: PretrainingPart, pixels: Pixels, result: Path) -> State:
+    state = _start(recipe, part, pixels)
     if _checkpoint(result).is_file():
         saved: dict[str, Any] = torch.load(_checkpoint(result), weights_only=True, map_location=_device())
         state.objective.load_state_dict(saved["objective"])
@@ -202,7 +206,7 @@ def _save(state: State, result: Path) -> None:
 
 
 def _train(recipe: Recipe, part: PretrainingPart, pixels: Pixels, result: Path, console: Console) -> State:
-    state = _restore(recipe, part, result)
+    state = _restore(recipe, part, pixels, result)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress, torch.random.fork_rng(devices=[]):
         while state.epoch < part.epochs:
@@ -238,14 +242,14 @@ def _epoch(recipe: Recipe, part: PretrainingPart, state: State, pixels: Pixels, 
         progress.advance(task)
     progress.remove_task(task)
     state.epoch += 1
-    embedded = _watched(state.objective, pixels, part.batch)
+    embedded = _watched(state.objective, pixels)
     entry = {"epoch": state.epoch, "loss": total / steps, "spread": spread(embedded)}
     state.history.append({**entry, "films": steps * part.batch, "seconds": round(time.monotonic() - begun, 2)})
-    if entry["spread"] < COLLAPSED:
+    if entry["spread"] < COLLAPSED * state.untrained:
         raise ConfigurationError(
             "collapsed",
-            f"after epoch {state.epoch} all films have nearly the same embedding (spread {entry['spread']:.4f} of 1): "
-            'lower pretraining.learning_rate, or take method = "masked"',
+            f"after epoch {state.epoch} all films have nearly the same embedding (spread {entry['spread']:.4f}, untrained "
+            f'{state.untrained:.4f}): lower pretraining.learning_rate, or take method = "masked"',
         )
 
 
@@ -282,8 +286,10 @@ def _plain(objective: Objective, pixels: Pixels, at: int, batch: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _watched(objective: Objective, pixels: Pixels, batch: int) -> Tensor:
-    """Embeddings [N, D] of the first films as they are, in evaluation mode: batch statistics would hide a collapse."""
-    objective.eval()
-    count = min(WATCHED, len(pixels.films))
-    return torch.cat([objective.embed(_plain(objective, pixels, at, batch)) for at in range(0, count, batch)])[:count]
+def _watched(objective: Objective, pixels: Pixels) -> Tensor:
+    """Embeddings [N, D] of the first films as they are, with batch statistics of their own: running ones lag behind."""
+    watched = copy.deepcopy(objective).eval()
+    for layer in watched.modules():
+        if isinstance(layer, _BATCH_NORMS):
+            layer.train()
+    return watched.embed(_plain(watched, pixels, 0, WATCHED))

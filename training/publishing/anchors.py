@@ -67,8 +67,10 @@ S0 = Design(
         ("validation ECE: none, temperature, Platt, isotonic", "0.2723, 0.2705, 0.2718, 0.2733"),
     ),
     notes=(
-        "S0's ECE compares the probability of pneumonia with accuracy: 0.2723 beside a Brier score of 0.0067 cannot be a calibration "
-        "error (ECE is at most the square root of Brier, 0.082).",
+        (
+            "S0's ECE compares the probability of pneumonia with accuracy: 0.2723 beside a Brier score of 0.0067 cannot be a calibration "
+            "error (ECE is at most the square root of Brier, 0.082)."
+        ),
         "S0 chose temperature scaling although its validation Brier score got worse (0.0067 to 0.0073).",
         "S0's threshold 0.9965 lies where probabilities saturate; its rates are rounded to two digits.",
     ),
@@ -154,10 +156,14 @@ S3 = Design(
     ),
     notes=(
         _KAGGLE,
-        "S3's text contradicts its table: it calls pneumonia the class of lowest recall (1.00) and counts 126 missed films where a "
-        "tuberculosis recall of 0.63 alone means about 394.",
-        "S3's AUROC is higher under its `severe` corruptions than under the `clinical` ones, and its confidence rises under the latter: "
-        "the severities are not ordered.",
+        (
+            "S3's text contradicts its table: it calls pneumonia the class of lowest recall (1.00) and counts 126 missed films where a "
+            "tuberculosis recall of 0.63 alone means about 394."
+        ),
+        (
+            "S3's AUROC is higher under its `severe` corruptions than under the `clinical` ones, its confidence rises under the latter: "
+            "the severities are not ordered."
+        ),
     ),
 )
 

@@ -14,9 +14,11 @@ from app.bundle.manifest import IntendedUse, Manifest, Metric
 from app.errors import ConfigurationError
 from training.data.sources import intended_use
 from training.publishing import evidence
-from training.publishing.evidence import EXTERNAL, SLICES, Figures
+from training.publishing.evidence import EXTERNAL, OFFICIAL, REPORT_CLEAN, REPORT_MIX, SLICES, TEST, Figures
 from training.publishing.policy import Statements, load_policy
 
+CARD = "model card: source attributes"  # the line of a promotion that says whether all of them are known
+REPORTS, TESTS = (REPORT_CLEAN, REPORT_MIX), (OFFICIAL, TEST)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class SourceAttribute:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the attributes are made from. sources: one phrase per training source; metrics: as in the manifest."""
+    """What the attributes are made from. sources: one phrase per training source; metrics: as in the manifest; sliced: whether the
+    slices were looked at, be they large enough to be compared or not."""
 
     task: str
     classes: tuple[str, ...]
@@ -40,6 +43,7 @@ class Facts:
     sources: tuple[str, ...]
     metrics: tuple[Metric, ...]
     statements: Statements
+    sliced: bool
 
 
 def facts_of_run(figures: Figures, statements: Statements) -> Facts:
@@ -54,6 +58,7 @@ def facts_of_run(figures: Figures, statements: Statements) -> Facts:
         recipe.data.folders,
         tuple(evidence.metrics(figures)),
         statements,
+        bool(figures.checks and "slices" in figures.checks),
     )
 
 
@@ -61,7 +66,8 @@ def facts_of_manifest(m: Manifest) -> Facts:
     """Of a bundle; its statements are those of the policy that judged it (of the default one where none did)."""
     outputs = m.classes[1:] if m.task == "binary" else m.classes
     sources = tuple(f"{d.name} ({d.images} films)" for d in m.provenance.data)
-    return Facts(m.task, m.classes, outputs, m.intended_use, m.input, sources, m.metrics, _statements(m))
+    sliced = m.promotion is not None and all(line.passed for line in m.promotion.lines if line.name == CARD)
+    return Facts(m.task, m.classes, outputs, m.intended_use, m.input, sources, m.metrics, _statements(m), sliced)
 
 
 def source_attributes(facts: Facts) -> tuple[SourceAttribute, ...]:
@@ -101,11 +107,14 @@ def _risks(f: Facts) -> str:
     for metric in f.metrics:
         if metric.baseline is not None and metric.name == "auroc":
             found.append(
-                f"{metric.baseline.name} reaches {metric.name} {metric.baseline.value:.3f} on {metric.data} (the network {metric.value:.3f}): "
-                "that much is to be had without looking at a lung."
+                f"{metric.baseline.name} reaches {metric.name} {metric.baseline.value:.3f} on {metric.data} (the network "
+                f"{metric.value:.3f}): that much is to be had without looking at a lung."
             )
             break
-    found += [f"On films from elsewhere ({m.data.removeprefix(EXTERNAL)}) AUROC is {m.value:.3f}." for m in _scores(f, EXTERNAL)]
+    found += [
+        f"On films from elsewhere ({m.data.removeprefix(EXTERNAL)}) AUROC is {m.value:.3f}."
+        for m in _scores(f, EXTERNAL)
+    ]
     return " ".join(found)
 
 
@@ -116,8 +125,11 @@ def _development(f: Facts) -> dict[str, str]:
         "of the test part and duplicates across the parts.",
         "4.ii": f"None of race, ethnicity, language, sexual orientation, gender identity, sex, date of birth, social determinants or "
         f"health status enters: the input is the film's gray values alone ({f.input.size} x {f.input.size} px).",
-        "4.iii": _slices(f) or "Not known: the sources state neither race, ethnicity, language nor social determinants.",
-        "4.iv": f"Trained on {f.intended_use.population}; other places, devices and ages are not represented." if f.intended_use else "",
+        "4.iii": "The sources state neither race, ethnicity, language nor social determinants."
+        + (f" {_slices(f)}" if _slices(f) else ""),
+        "4.iv": f"Trained on {f.intended_use.population}; other places, devices and ages are not represented."
+        if f.intended_use
+        else "",
         "5.i": s.fairness,
         "5.ii": "Films are dealt out by patient, never by file; what can be told without looking at a lung is measured by shortcut "
         "probes, and the policy refuses a network that reads the source instead of the disease.",
@@ -132,9 +144,13 @@ def _validation(f: Facts) -> dict[str, str]:
     return {
         "6.i": f"Sets that were never trained on: {listed}." if outside else none,
         "6.ii": s.external_party if outside else none,
-        "6.iii": "As far as the sets' own labels say; no race, ethnicity, language or social determinants are stated." if outside else none,
-        "6.iv": "The finished network was run once over each set; calibration and thresholds stayed as they were." if outside else none,
-        "7.i": _listed(_scores(f, "validation, report half") + _scores(f, evidence.OFFICIAL, exact=True) + _scores(f, evidence.TEST, exact=True)),
+        "6.iii": "As far as the sets' own labels say; no race, ethnicity, language or social determinants are stated."
+        if outside
+        else none,
+        "6.iv": "The finished network was run once over each set; calibration and thresholds stayed as they were."
+        if outside
+        else none,
+        "7.i": _listed([m for data in (*REPORTS, *TESTS) for m in _scores(f, data, exact=True)]),
         "7.ii": _slices(f),
         "7.iii": _listed(_scores(f, EXTERNAL)) or ("" if outside else none),
         "7.iv": "Not measured: the sets from elsewhere are too small to be cut into groups." if outside else none,
@@ -169,8 +185,12 @@ def _listed(found: Sequence[Metric]) -> str:
 
 def _slices(f: Facts) -> str:
     found = [m for m in f.metrics if m.data.startswith(SLICES)]
-    shown = "; ".join(f"{m.data.removeprefix(SLICES + ', ')} {m.value:.3f} (n = {m.n})" for m in found if m.name == "auroc")
-    return f"AUROC by slice: {shown}." if shown else ""
+    shown = "; ".join(
+        f"{m.data.removeprefix(SLICES + ', ')} {m.value:.3f} (n = {m.n})" for m in found if m.name == "auroc"
+    )
+    if shown:
+        return f"AUROC by slice: {shown}."
+    return "Not known: no fact of the films has two groups that are large enough to be compared." if f.sliced else ""
 
 
 def _intended_use(figures: Figures) -> IntendedUse | None:

@@ -63,7 +63,8 @@ def _restriction(m: Manifest) -> list[str]:
     failed = m.promotion.failed if m.promotion else ()
     words = f"**{m.research_label}.** Not for patients."
     if failed:
-        words += " It serves only where `--accept-failed-gate` was given. Lines of the promotion policy that failed: " + "; ".join(failed) + "."
+        listed = "; ".join(failed)
+        words += f" It serves only where `--accept-failed-gate` was given. Lines of the promotion policy that failed: {listed}."
     return [words]
 
 
@@ -81,16 +82,20 @@ def _baselines(metrics: Iterable[Metric]) -> list[str]:
     names = sorted({x.baseline.name for x in metrics if x.baseline})
     if not names:
         return []
-    return [f"`beside`: what {' or '.join(names)} reaches on the same films. It sees no lung: what it reaches is not evidence of disease."]
+    return [
+        f"`beside`: what {' or '.join(names)} reaches on the same films. It sees no lung: what it reaches is not evidence of disease."
+    ]
 
 
 def _research_licence(m: Manifest) -> list[str]:
     if m.licence.commercial_use:
         return []
     return [
-        "For research only: at least one training source does not allow commercial use, and the weights follow the strictest "
-        "licence among the training films. Whoever passes them on keeps this licence and the attributions above, and asks the "
-        "sources' authors before any commercial use."
+        (
+            "For research only: at least one training source does not allow commercial use, and the weights follow the strictest "
+            "licence among the training films. Whoever passes them on keeps this licence and the attributions above, and asks the "
+            "sources' authors before any commercial use."
+        )
     ]
 
 

@@ -66,8 +66,8 @@ def load_figures(run: Run) -> Figures:
 
 
 def slice_facts(figures: Figures) -> dict[str, dict[str, Any]]:
-    """Fact -> value -> {n, figures, classes, gaps} of the slices; empty before the checks."""
-    found: dict[str, dict[str, Any]] = ((figures.checks or {}).get("slices") or {}).get("facts", {})
+    """Fact -> value -> {n, auroc, accuracy, classes, gaps, ...} of the slices; empty before the checks."""
+    found: dict[str, dict[str, Any]] = (figures.checks or {}).get("slices") or {}
     return found
 
 
@@ -184,7 +184,9 @@ def _hard_metrics(figures: Figures) -> list[Metric]:
     hard = figures.hard
     if hard is None:
         return []
-    found = [Metric(name=k, data=HARD, value=hard[k], n=hard["n"]) for k in ("selection", "corrupted_auroc", "clean_auroc")]
+    found = [
+        Metric(name=k, data=HARD, value=hard[k], n=hard["n"]) for k in ("selection", "corrupted_auroc", "clean_auroc")
+    ]
     for name, value in sorted(hard.get("external_auroc", {}).items()):
         if value is not None:
             found.append(Metric(name=f"auroc, {name}", data=HARD, value=value, n=hard["external_n"][name]))
@@ -194,10 +196,10 @@ def _hard_metrics(figures: Figures) -> list[Metric]:
 def _slice_metrics(figures: Figures) -> list[Metric]:
     """AUROC of each slice of the report half that can be compared with the others."""
     return [
-        Metric(name="auroc", data=f"{SLICES}, {fact} {value}", n=row["n"], **row["figures"]["auroc"])
+        Metric(name="auroc", data=f"{SLICES}, {fact} {value}", n=row["n"], **row["auroc"])
         for fact, values in sorted(slice_facts(figures).items())
         for value, row in values.items()
-        if "auroc" in row["figures"] and "auroc" in row["gaps"]
+        if "auroc" in row and "auroc" in row["gaps"]
     ]
 
 
@@ -205,5 +207,7 @@ def _baselines(figures: Figures) -> dict[tuple[str, str], Baseline]:
     """(data, name) -> what the thumbnail classifier reaches of the same figure on the same films."""
     content = (figures.shortcuts or {}).get("baseline") or {}
     sets = ((REPORT_CLEAN, content.get("clean")), (figures.test_name, content.get("test")))
-    found = [m for data, described in sets if described and described["n"] for m in _set_metrics(figures, data, described)]
+    found = [
+        m for data, described in sets if described and described["n"] for m in _set_metrics(figures, data, described)
+    ]
     return {(m.data, m.name): Baseline(name=content["name"], value=m.value, ci=m.ci) for m in found}

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -26,10 +27,10 @@ from app.inference.engine import Engine, OnnxRuntimeEngine
 from app.selftest import choose_phantoms, golden_cases, self_test
 from training.data.cache import Pixels, load_pixels
 from training.data.splits import recipe_splits
+from training.fitting.augment import network_input
 from training.judging.evaluate import fixed_decision
 from training.judging.judge import run_network
 from training.networks.onnx_export import head_tensors, onnx_bytes
-from training.networks.spec import Architecture
 from training.places import Places
 from training.publishing.card import model_card
 from training.publishing.manifest import TOLERANCES, bundle_manifest
@@ -39,9 +40,9 @@ from training.recipe import Recipe
 from training.runs import Run, write_atomically
 
 GOLDENS = 8
-_CANDIDATES = 60 * GOLDENS  # phantoms that are tried; with 15 labels about one in two lies near some threshold
+_CANDIDATES = 5 * GOLDENS  # of each sort; with 15 labels about one in two lies near some threshold
 # Largest bundle, bytes: float32 weights (parameters below) and at most about 10 MB of goldens, reference and head.
-MAX_BYTES: Mapping[Architecture, int] = MappingProxyType(
+MAX_BYTES: Mapping[str, int] = MappingProxyType(
     {
         "resnet18": 60_000_000,  # 11.2 million
         "resnet50": 115_000_000,  # 23.5 million
@@ -94,22 +95,18 @@ def export(
     golden = _goldens(manifest, engine)
     promotion = with_golden(promotion, load_policy(recipe.policy), f"{_cases(golden)} phantoms")
     manifest = Manifest.model_validate(_promoted_content(manifest, promotion))
-    content = {
-        "network": data,
-        "head": head_tensors(network),
-        "reference": _reference(manifest, pixels, outputs),
-        "golden": golden,
-        "model_card": model_card(manifest),
-    }
-    _rehearse(manifest, content)
-    written = write_bundle(places.bundles, manifest.model_dump(mode="json", exclude={"files"}), **content)
-    bundle = _checked(BundleStore(places.bundles), written)
+    draft = _Draft(manifest, data, head_tensors(network), _reference(manifest, pixels, outputs), golden)
+    _rehearse(draft)
+    bundle = draft.written(places.bundles)
+    written = bundle.ref
     size = _size(bundle)
     latest = promotion.passed and not manifest.research_only
     if latest:
         write_atomically(places.bundles / "latest", f"{written}\n".encode())
     run.write_json("promotion.json", promotion.model_dump(mode="json"))
-    run.write_json("exported.json", {"bundle": str(written), "digest": bundle.digest, "size_bytes": size, "latest": latest})
+    run.write_json(
+        "exported.json", {"bundle": str(written), "digest": bundle.digest, "size_bytes": size, "latest": latest}
+    )
     return Exported(written, bundle.digest, size, difference, promotion, latest)
 
 
@@ -117,7 +114,8 @@ def _promoted(run: Run, accept_failed: str | None) -> Promotion:
     """Raises ConfigurationError for a run that failed and was not named, or for another run's name."""
     if accept_failed is not None and accept_failed != run.path.name:
         raise ConfigurationError(
-            "wrong_run_named", f"--accept-failed names {accept_failed!r}, but the run is {run.path.name}; give its folder's name"
+            "wrong_run_named",
+            f"--accept-failed names {accept_failed!r}, but the run is {run.path.name}; give its folder's name",
         )
     promotion = promote(run)
     if not promotion.passed and accept_failed is None:
@@ -130,30 +128,51 @@ def _promoted(run: Run, accept_failed: str | None) -> Promotion:
 
 
 def _promoted_content(manifest: Manifest, promotion: Promotion) -> dict[str, Any]:
-    research = not promotion.passed or load_policy(promotion.policy).research_only or not manifest.licence.commercial_use
+    research = (
+        not promotion.passed or load_policy(promotion.policy).research_only or not manifest.licence.commercial_use
+    )
     return manifest.model_copy(update={"promotion": promotion, "research_only": research}).model_dump(mode="json")
 
 
-def _rehearse(manifest: Manifest, content: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class _Draft:
+    """Everything that a bundle is made of."""
+
+    manifest: Manifest
+    network: bytes
+    head: Mapping[str, NDArray[np.float32]]
+    reference: Mapping[str, NDArray[Any]]
+    golden: Mapping[str, NDArray[Any]]
+
+    def written(self, root: Path) -> VerifiedBundle:
+        """Written below the folder, verified and self-tested there. Raises BundleError."""
+        ref = write_bundle(
+            root,
+            self.manifest.model_dump(mode="json", exclude={"files"}),
+            network=self.network,
+            head=self.head,
+            reference=self.reference,
+            golden=self.golden,
+            model_card=model_card(self.manifest),
+        )
+        bundle = BundleStore(root).verify(ref)
+        self_test(bundle, OnnxRuntimeEngine(bundle.network, threads=1))
+        return bundle
+
+
+def _rehearse(draft: _Draft) -> None:
     """Write, verify and self-test in a folder that is thrown away: what fails here never stands among the bundles.
 
     Raises BundleError, and ConfigurationError where it is too large.
     """
     with tempfile.TemporaryDirectory() as folder:
-        written = write_bundle(Path(folder), manifest.model_dump(mode="json", exclude={"files"}), **content)
-        size = _size(_checked(BundleStore(Path(folder)), written))
-    architecture = manifest.network.architecture
-    most = MAX_BYTES[architecture]  # type: ignore[index]  # the manifest's word is the recipe's architecture
+        size = _size(draft.written(Path(folder)))
+    architecture = draft.manifest.network.architecture
+    most = MAX_BYTES[architecture]
     if size > most:
         raise ConfigurationError(
-            "bundle_too_large", f"{written} has {size} bytes, at most {most} are wanted of a {architecture}"
+            "bundle_too_large", f"the bundle would have {size} bytes, at most {most} are wanted of a {architecture}"
         )
-
-
-def _checked(store: BundleStore, ref: BundleRef) -> VerifiedBundle:
-    bundle = store.verify(ref)
-    self_test(bundle, OnnxRuntimeEngine(bundle.network, threads=1))
-    return bundle
 
 
 def _size(bundle: VerifiedBundle) -> int:
@@ -170,9 +189,6 @@ class _Outputs:
 
 def _run_engine(engine: Engine, pixels: Pixels, recipe: Recipe, console: Console | None) -> _Outputs:
     """Every film through the serving engine."""
-    import torch  # noqa: PLC0415  only the normalisation needs it here
-    from training.fitting.augment import network_input  # noqa: PLC0415
-
     logits, means = [], []
     for film in track(pixels.plain, "validation films through the engine", console=console, transient=True):
         tensor = network_input(torch.from_numpy(np.array(film)).float()[None, None], recipe.input)[0].numpy()
@@ -214,14 +230,22 @@ def _goldens(manifest: Manifest, engine: Engine) -> dict[str, NDArray[Any]]:
 
 
 def golden_films() -> Iterator[NDArray[np.uint8]]:
-    """Candidates, uint8 [H, W]: whole phantoms, close-ups that look denser, blurred ones and negatives, which lie further apart in
-    logit than phantoms alone, so that some are far from every threshold of a bundle with many."""
+    """Candidates, uint8 [H, W]: whole phantoms, close-ups that look denser, blurred ones and negatives; after many of these phantoms
+    under stripes and half covered, which lie further out, for bundles with many thresholds or small logits."""
     for seed in range(_CANDIDATES):
         film = phantom(seed // 4, opacity=seed % 8 < 4)
         height, width = film.shape
         close = film[height // 3 : -height // 12, width // 5 : -width // 5].copy()
         blurred = np.asarray(cv2.GaussianBlur(film, (0, 0), width / 60), dtype=np.uint8)
         yield (film, close, blurred, 255 - film)[seed % 4]
+    for seed in range(_CANDIDATES):
+        film = phantom(seed // 4, height=256, width=224, opacity=seed % 8 < 4)
+        height, width = film.shape
+        row = np.arange(height)[:, None] >> (1 + seed // 4 % 6)
+        covered = np.where(np.arange(width) < width // 2, 255, film).astype(np.uint8)
+        lower = np.where(np.arange(height)[:, None] < height // 2, 0, film).astype(np.uint8)
+        striped = np.where(row % 2 == 0, film, 255 - film).astype(np.uint8)
+        yield (striped, covered, lower, np.ascontiguousarray(striped.T))[seed % 4]
 
 
 def _cases(golden: Mapping[str, NDArray[Any]]) -> int:

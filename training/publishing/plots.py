@@ -27,6 +27,7 @@ mpl.use("Agg")
 
 COLUMNS = 3
 PANEL = (3.7, 3.2)  # inches
+MARKERS = "os^Dv*"
 BEYOND = 1e5  # thresholds that no margin reaches are not drawn
 Draw = Callable[[Axes, int], None]
 
@@ -35,7 +36,9 @@ def inline(figure: Figure, title: str) -> str:
     """An <img> element that holds the picture."""
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=90, bbox_inches="tight")
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(target.getvalue()).decode()}">'
+    return (
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(target.getvalue()).decode()}">'
+    )
 
 
 def roc(sets: Mapping[str, Scored], fixed: Fixed) -> str:
@@ -49,11 +52,12 @@ def roc(sets: Mapping[str, Scored], fixed: Fixed) -> str:
             alarms, hits, _ = roc_curve(judged.labels, judged.margins)
             axes.plot(alarms, hits, label=name, linewidth=1.2)
         last = list(sets.values())[-1]
-        for point, threshold in _thresholds(fixed, last.outputs[output]):
-            judged = last.judged(fixed.calibration, output)
+        judged = last.judged(fixed.calibration, output)
+        for i, (point, threshold) in enumerate(_thresholds(fixed, last.outputs[output])):
             positive = judged.margins >= threshold
             if 0 < judged.labels.sum() < len(judged):
-                axes.plot(positive[judged.labels == 0].mean(), positive[judged.labels == 1].mean(), "o", markersize=4, label=point)
+                place = positive[judged.labels == 0].mean(), positive[judged.labels == 1].mean()
+                axes.plot(*place, MARKERS[i % len(MARKERS)], color="black", markersize=4, label=point)
         axes.plot((0, 1), (0, 1), color="0.8", linewidth=0.8)
         _words(axes, "1 - specificity", "sensitivity")
 
@@ -117,9 +121,9 @@ def severities(kinds: Mapping[str, Mapping[str, Any]], clean: Mapping[str, Any],
             points = sorted([*start, *known])
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=kind, color=f"C{i}", linewidth=1)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.replace("_", " "), fontsize=9)
         _words(axes, "severity", "")
-    figure.tight_layout()
+    _legend(figure)
     return inline(figure, "corruption suite by severity")
 
 
@@ -151,13 +155,22 @@ def _panels(sets: Mapping[str, Scored], draw: Draw, title: str) -> str:
             continue
         draw(axes, output)
         axes.set_title(f"{title}: {outputs[output]}", fontsize=9)
-    figure.tight_layout()
+    _legend(figure)
     return inline(figure, title)
 
 
+def _legend(figure: Figure) -> None:
+    """One for all panels, to the right of them, so that it covers no curve."""
+    entries = {word: line for axes in figure.axes for line, word in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout()
+    if entries:
+        figure.legend(list(entries.values()), list(entries), fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 0.98))
+
+
 def _thresholds(fixed: Fixed, name: str) -> list[tuple[str, float]]:
-    """Operating points with a threshold for the class that some film could reach."""
-    found = [(p.name, p.thresholds[name]) for p in fixed.operating_points if name in p.thresholds]
+    """Operating points with a threshold for the class that some film could reach; prediction sets are no points on a curve."""
+    points = [p for p in fixed.operating_points if p.rule != "conformal" and name in p.thresholds]
+    found = [(p.name, p.thresholds[name]) for p in points]
     return [(point, threshold) for point, threshold in found if abs(threshold) < BEYOND]
 
 
@@ -175,5 +188,3 @@ def _words(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=7)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=6)

@@ -139,8 +139,12 @@ def parse_policy(content: dict[str, Any], where: str) -> Policy:
         raise ConfigurationError("invalid_policy", f"{where}: {error}") from error
 
 
-def load_policy(name: str, folder: Path = POLICIES) -> Policy:
-    """A policy by name, with the folder's statements where it has none of its own. Raises ConfigurationError for an unknown one, one that is not valid, or one that calls itself otherwise."""
+def load_policy(name: str) -> Policy:
+    """A policy by name, with the folder's statements where it has none of its own.
+
+    Raises ConfigurationError for an unknown one, one that is not valid, or one that calls itself otherwise.
+    """
+    folder = POLICIES
     path = folder / f"{name}.toml"
     if name == STATEMENTS or not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml") if p.stem != STATEMENTS))

@@ -52,7 +52,7 @@ def decided(policy: Policy, lines: list[PromotionLine]) -> Promotion:
     label = f"research-only: {policy.name} policy passed" if policy.research_only else "passed"
     if failed:
         subjects = sorted(set(failed), key=lambda s: (FIRST.index(s) if s in FIRST else len(FIRST), failed.index(s)))
-        label = _cut(f"research-only, gate failed: {', '.join(subjects)}", LABEL_MAX)
+        label = _listed("research-only, gate failed: ", subjects)
     return Promotion(
         policy=policy.name, policy_digest=policy.digest, passed=not failed, label=label, lines=tuple(lines)
     )
@@ -192,14 +192,18 @@ def _corruption_line(part: Corruptions, figures: Figures) -> PromotionLine:
 
 def _slice_lines(part: Slices, figures: Figures) -> Iterator[PromotionLine]:
     """One line per fact with a slice large enough to be compared; one failed line where there is none."""
-    wanted = f"no slice of at least {part.min_films} films more than {part.gap_at_most:g} below the others in {part.figure}"
+    wanted = (
+        f"no slice of at least {part.min_films} films more than {part.gap_at_most:g} below the others in {part.figure}"
+    )
     compared = evidence.slice_gaps(figures, part.figure, part.min_films)
     for fact, gaps in sorted(compared.items()):
         worst = min(gaps, key=lambda value: gaps[value].value)
         measured = f"{worst} {gaps[worst].value:+.4f}" + (f" ({_interval(gaps[worst])})" if gaps[worst].ci else "")
         yield _line(f"slices: {fact}", wanted, measured, passed=gaps[worst].value >= -part.gap_at_most)
     if not compared:
-        yield _line("slices: any fact", wanted, f"{MISSING}: no fact with two slices that can be compared", passed=False)
+        yield _line(
+            "slices: any fact", wanted, f"{MISSING}: no fact with two slices that can be compared", passed=False
+        )
 
 
 def _explanation_lines(part: Explanations, figures: Figures) -> Iterator[PromotionLine]:
@@ -236,7 +240,7 @@ def _card_lines(policy: Policy, figures: Figures) -> Iterator[PromotionLine]:
     found = attributes.source_attributes(attributes.facts_of_run(figures, policy.statements))
     missing = [f"{a.number} {a.name}" for a in found if not a.text]
     yield _line(
-        "model card: source attributes",
+        attributes.CARD,
         f"all {len(found)} known",
         f"{len(found) - len(missing)} known" + (f"; missing: {', '.join(missing)}" if missing else ""),
         passed=not missing,
@@ -245,8 +249,21 @@ def _card_lines(policy: Policy, figures: Figures) -> Iterator[PromotionLine]:
 
 def _line(name: str, wanted: Any, measured: Any, *, passed: bool) -> PromotionLine:
     return PromotionLine(
-        name=_cut(name, NAME_MAX), wanted=_cut(str(wanted), TEXT_MAX), measured=_cut(str(measured), TEXT_MAX), passed=passed
+        name=_cut(name, NAME_MAX),
+        wanted=_cut(str(wanted), TEXT_MAX),
+        measured=_cut(str(measured), TEXT_MAX),
+        passed=passed,
     )
+
+
+def _listed(start: str, subjects: list[str]) -> str:
+    """As many subjects as a label holds, and how many more there are."""
+    for kept in range(len(subjects), 0, -1):
+        more = f" and {len(subjects) - kept} more" if kept < len(subjects) else ""
+        label = f"{start}{', '.join(subjects[:kept])}{more}"
+        if len(label) <= LABEL_MAX:
+            return label
+    return _cut(start + subjects[0], LABEL_MAX)
 
 
 def _cut(text: str, longest: int) -> str:

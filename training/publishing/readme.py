@@ -92,7 +92,11 @@ def seed_figures(kept: Reported, recipe: str = SEEDS_OF) -> str:
         rows.append(("mean (lowest to highest)", *(_spread(entries, name) for name in SEED_FIGURES)))
     n = entries[0].metric("auroc")
     seeds = f"{len(entries)} {'seed' if len(entries) == 1 else 'seeds'}"
-    head = f"`{recipe}` (family `{entries[0].family[:8]}`), {entries[0].test}" + (f" of {n.n} films" if n else "") + f", {seeds}:"
+    head = (
+        f"`{recipe}` (family `{entries[0].family[:8]}`), {entries[0].test}"
+        + (f" of {n.n} films" if n else "")
+        + f", {seeds}:"
+    )
     return f"{head}\n\n{table(('seed', *SEED_FIGURES), rows)}"
 
 

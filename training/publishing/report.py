@@ -1,169 +1,162 @@
-"""report.html: everything that is known about a run, on one page that loads nothing. Stays in the run's folder."""
+"""report.html: everything that is known about a run, on one page that loads nothing. Stays in the run's folder.
+
+Every section is there in every report. One whose step was not taken says so; none is left out or filled with a default.
+"""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.judging.decide import mix
 from training.judging.evaluate import fixed_decision, load_logits
-from training.judging.judge import CLEAN, Scored
-from training.publishing import plots
-from training.publishing.anchors import ANCHORS
+from training.judging.scored import Scored, mix
+from training.publishing import plots, report_checks, report_scores
+from training.publishing.anchors import COMMON_NOTE, DESIGNS
+from training.publishing.evidence import Figures, load_figures, metrics
+from training.publishing.page import anchor, cell, link, missing, note, page, plain, section, table, text
 from training.runs import Run, write_atomically
 
-_STYLE = (
-    "body{font:14px sans-serif;max-width:1150px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:.5em 0}"
-    "td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-)
+FILES = ("promotion.json", "exported.json", "decision.json", "recipe.json", "splits.json", "metrics.jsonl")
 
 
 def write_report(run: Run) -> Path:
     """Write the page from what the steps left in the run's folder. Raises ConfigurationError before the report step."""
+    figures = load_figures(run)
+    run.read_json("figures-report.json")
     fixed = fixed_decision(run)
-    hard, report = run.read_json("figures-hard.json"), run.read_json("figures-report.json")
-    test = _optional(run, "figures-test.json")
-    kept = load_logits(run, "hard")
-    halves = {n: s for n, s in kept.items() if n.startswith("report/")}
-    sets: dict[str, Scored] = {"report, clean": halves[f"report/{CLEAN}"], "report, mix": mix(list(halves.values()))}
-    if test:
-        sets["test"] = load_logits(run, "test")["test"]
-    judged = {name: s.judged(fixed.calibration) for name, s in sets.items()}
-    pairs = {name: (plots.uncalibrated(s, judged[name]), judged[name]) for name, s in sets.items()}
-    history = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    body = [
-        f"<h1>{html.escape(run.path.name)}</h1><p>weights {hard['weights_digest'][:16]}, recipe {run.recipe.digest[:16]}</p>",
-        _figures(report, test),
-        plots.curves(judged, fixed),
-        plots.reliability(pairs),
-        plots.histograms(judged, fixed),
-        _confusions(report, test),
-        _hard(hard, report),
-        "<h2>Learning curves</h2>",
-        plots.learning(history),
+    sets = _sets(run)
+    sections = (
+        _summary(run, figures),
+        report_scores.scores(figures),
+        report_scores.curves(sets, fixed),
+        report_scores.calibration(sets, fixed, figures),
+        report_scores.points(figures),
+        report_scores.confusions(figures),
+        report_scores.conformal(figures),
+        report_scores.sources(figures),
+        _hard(figures),
+        *report_checks.sections(run, figures),
+        _learning(run),
+        _designs(figures),
+        _reduced(run),
         _decision(fixed.model_dump(mode="json")),
-        _shortcuts(_optional(run, "figures-shortcuts.json")),
-        _reduced(_optional(run, "figures-reduced.json")),
-        f"<h2>Recipe</h2><pre>{html.escape(json.dumps(run.recipe.model_dump(mode='json'), indent=1))}</pre>",
-        f"<h2>Made with</h2><pre>{html.escape(json.dumps(run.read_json('environment.json'), indent=1))}</pre>",
-    ]
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(run.path.name)}</title>'
-        f"<style>{_STYLE}</style>{''.join(body)}</html>"
+        section("Recipe", f"<pre>{text(json.dumps(run.recipe.model_dump(mode='json'), indent=1))}</pre>"),
+        section("Made with", f"<pre>{text(json.dumps(run.optional_json('environment.json'), indent=1))}</pre>"),
     )
+    head = f"<h1>{text(run.path.name)}</h1>" + note(run.recipe.title or run.recipe.name)
     path = run.path / "report.html"
-    write_atomically(path, page.encode())
+    write_atomically(path, page(run.path.name, (head, _contents(sections), *sections)).encode())
     return path
 
 
-def cell(estimate: Mapping[str, Any] | None) -> str:
-    """`0.971 (0.960 to 0.980)`, or a dash."""
-    if estimate is None:
-        return "-"
-    interval = estimate.get("ci")
-    return f"{estimate['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+def _sets(run: Run) -> dict[str, Scored]:
+    """What the curves are drawn from; the test films last, where they were looked at."""
+    kept = load_logits(run, "report")
+    sets = {"report half, clean": kept["clean"], "report half, clean and corrupted": mix(list(kept.values()))}
+    if (run.path / "logits-test.npz").is_file() and (run.path / "figures-test.json").is_file():
+        sets["test"] = load_logits(run, "test")["test"]
+    return sets
 
 
-def _optional(run: Run, name: str) -> Any:
-    return run.read_json(name) if (run.path / name).is_file() else None
+def _contents(sections: Sequence[str]) -> str:
+    titles = [part.partition("</h2>")[0].rpartition(">")[2] for part in sections]
+    return "<nav>" + "".join(f"<a href='#{anchor(title)}'>{title}</a>" for title in titles) + "</nav>"
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def line(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
-def _figures(report: dict[str, Any], test: dict[str, Any] | None) -> str:
-    """Our figures per set and folder, S0's and S2's beside them."""
-    sets = {"report, clean": report["clean"], "report, clean and corrupted": report["mix"]}
-    sets |= {f"report, {folder}": f for folder, f in report["folders"].items()}
-    if test:
-        sets["test"] = test["test"]
-        sets |= {f"test, {folder}": f for folder, f in test["folders"].items()}
-    names = list(report["clean"]["scores"])
-    rows = [[f"{name} (n = {f['n']})", *(cell(f["scores"].get(k)) for k in names)] for name, f in sets.items()]
-    for anchor in ANCHORS:
-        known = {
-            "auroc": f"{anchor.auroc:.4f}",
-            "auprc": f"{anchor.auprc:.4f}",
-            "brier": anchor.brier,
-            "ece": anchor.ece,
-        }
-        rows.append([f"test, {anchor.name}: {anchor.what}", *(known.get(k, "") for k in names)])
-    out = "<h2>Scores</h2><p>95 % intervals by a bootstrap over patients.</p>" + _table(["films", *names], rows)
-    rates = list(next(iter(report["clean"]["points"].values())))
-    for point in report["clean"]["points"]:
-        lines = [[name, *(cell(f["points"][point].get(k)) for k in rates)] for name, f in sets.items()]
-        for anchor in ANCHORS:
-            if point in anchor.points:
-                sensitivity, specificity = anchor.points[point]
-                lines.append(
-                    [f"test, {anchor.name}", f"{sensitivity:.3f}", f"{specificity:.3f}", *([""] * (len(rates) - 2))]
-                )
-        out += f"<h3>Operating point {point}</h3>" + _table(["films", *rates], lines)
-    return out
-
-
-def _confusions(report: dict[str, Any], test: dict[str, Any] | None) -> str:
-    sets = {"report, clean": report["clean"], **({"test": test["test"]} if test else {})}
-    rows = [
-        [name, point, *(str(counts[k]) for k in ("tp", "fn", "tn", "fp"))]
-        for name, figures in sets.items()
-        for point, counts in figures["confusion"].items()
+def _summary(run: Run, figures: Figures) -> str:
+    """Promotion first: what failed is red."""
+    hard: dict[str, Any] = figures.hard or {}
+    promotion, exported = run.optional_json("promotion.json"), run.optional_json("exported.json")
+    parts = [
+        note(
+            f"{run.recipe.data.task}: {', '.join(run.recipe.data.classes)}. Recipe {run.recipe.digest[:16]}, seed {run.recipe.seed}, "
+            f"weights {str(hard.get('weights_digest', 'unknown'))[:16]}. Selection figure {plain(hard.get('selection'))}."
+        )
     ]
-    return "<h2>Confusion</h2>" + _table(["films", "operating point", "tp", "fn", "tn", "fp"], rows)
+    if promotion is None:
+        parts.append(missing("promotion.json; `promote` holds the run against its policy"))
+    else:
+        kind = "" if promotion["passed"] else " class=failed-label"
+        failed = [line["name"] for line in promotion["lines"] if not line["passed"]]
+        parts.append(f"<p{kind}>Promotion policy {text(promotion['policy'])}: {text(promotion['label'])}</p>")
+        if failed:
+            parts.append(note(f"{len(failed)} of {len(promotion['lines'])} lines failed: {'; '.join(failed)}."))
+        rows = [
+            ("passed" if x["passed"] else "FAILED", x["name"], x["wanted"], x["measured"]) for x in promotion["lines"]
+        ]
+        classes = ["passed" if x["passed"] else "failed" for x in promotion["lines"]]
+        parts.append(table(("", "line", "wanted", "measured"), rows, words=True, classes=classes))
+    parts.append(note(_bundle(exported)) if exported else missing("no bundle was exported"))
+    files = [name for name in FILES if (run.path / name).is_file()]
+    return section("Summary", *parts, f"<p>Files: {', '.join(link(name) for name in files)}</p>")
 
 
-def _hard(hard: dict[str, Any], report: dict[str, Any]) -> str:
-    scores = list(next(iter(report["corruptions"].values())))
+def _bundle(exported: dict[str, Any]) -> str:
+    became = "became latest" if exported.get("latest") else "did not become latest"
+    return f"Bundle {exported['bundle']} (digest {exported['digest'][:16]}, {exported['size_bytes'] / 1e6:.1f} MB) {became}."
+
+
+def _hard(figures: Figures) -> str:
+    """By what runs are compared."""
+    title, hard = "Hard validation", figures.hard
+    if hard is None:
+        return section(title, missing("figures-hard.json; `evaluate --split hard`"))
+    outside = [(k, plain(v), str(hard["external_n"][k])) for k, v in hard["external_auroc"].items()]
+    report = (figures.report or {}).get("corruptions", {})
+    names = list(next(iter(report.values()), {}))
     rows = [
-        [name.split("/")[-1], f"{hard['kermany_auroc'][name.split('/')[-1]]:.4f}", *(f"{v[k]:.4f}" for k in scores)]
-        for name, v in report["corruptions"].items()
+        (kind, plain(value), *(plain(report.get(kind, {}).get(name)) for name in names))
+        for kind, value in hard["auroc"].items()
     ]
-    nih = ", ".join(f"{k} {v:.4f} (n = {hard['nih_n'][k]})" for k, v in hard["nih_auroc"].items() if v is not None)
-    return (
-        f"<h2>Hard validation</h2><p>Selection figure {hard['selection']:.4f}; Kermany corrupted AUROC "
-        f"{hard['kermany_corrupted_auroc']:.4f}; NIH AUROC {nih or 'not used'} (adults: outside the intended population, "
-        "used for choosing only).</p>"
-        + _table(["corruption", "AUROC, both halves", *(f"{k}, report half" for k in scores)], rows)
+    return section(
+        title,
+        note(
+            f"Selection figure {plain(hard['selection'])}: corrupted AUROC {plain(hard['corrupted_auroc'])} (clean "
+            f"{plain(hard['clean_auroc'])}), with the selecting external sets. n = {hard['n']}. Means over the classes."
+        ),
+        table(("external set", "AUROC", "n"), outside) if outside else note("The recipe has no external set."),
+        table(("corruption", "AUROC, both halves", *(f"{name}, report half" for name in names)), rows),
     )
+
+
+def _learning(run: Run) -> str:
+    path = run.path / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not lines:
+        return section("Learning curves", missing("metrics.jsonl; `fit`"))
+    return section("Learning curves", plots.learning([json.loads(line) for line in lines]))
+
+
+def _designs(figures: Figures) -> str:
+    """Published figures of the source designs that this recipe stands beside."""
+    found = {m.name: m for m in metrics(figures) if m.data == figures.test_name}
+    beside = [d for d in DESIGNS if figures.recipe.name in d.recipes or figures.recipe.design == d.name]
+    if not beside:
+        return section("Source designs", note("No source design is reproduced by this recipe."))
+    parts = [] if found else [missing("the test split was not looked at; `evaluate --split test`")]
+    for design in beside:
+        rows = [
+            (f.what, f.shown, cell(found[f.metric].model_dump()) if f.metric in found else "-") for f in design.figures
+        ]
+        parts += [
+            note(f"{design.name}: {design.what}. {design.data}."),
+            table(("figure", "published", "this run, test"), rows),
+            *map(note, design.notes),
+        ]
+    return section("Source designs", note(COMMON_NOTE), *parts)
+
+
+def _reduced(run: Run) -> str:
+    title, figures = "Original and reduced copies", run.optional_json("figures-reduced.json")
+    if figures is None:
+        return section(title, missing("figures-reduced.json; `reduced-copies`, where the data folder has originals"))
+    keys = ("original", "reduced", "logit_original", "logit_reduced", "difference")
+    rows = [[p[k] if isinstance(p[k], str) else plain(p[k]) for k in keys] for p in figures["pairs"]]
+    return section(title, note(f"Limit {figures['limit']}."), table([k.replace("_", " ") for k in keys], rows))
 
 
 def _decision(fixed: dict[str, Any]) -> str:
-    return f"<h2>Calibration, operating points, limits</h2><pre>{html.escape(json.dumps(fixed, indent=1)[:6000])}</pre>"
-
-
-def _shortcuts(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return ""
-    labels = sorted({label for counts in figures["folder_by_label"].values() for label in counts})
-    table = _table(
-        ["training films", *labels],
-        [[f, *(str(counts.get(label, 0)) for label in labels)] for f, counts in figures["folder_by_label"].items()],
-    )
-    probes = _table(["probe", "AUROC"], [[k, f"{v:.4f}"] for k, v in figures["probes"].items()])
-    aspect = _table(["aspect ratio", ""], [[k, f"{v:.4f}"] for k, v in figures["aspect"].items()])
-    return "<h2>Shortcut probes</h2>" + table + probes + aspect
-
-
-def _reduced(figures: dict[str, Any] | None) -> str:
-    if figures is None:
-        return ""
-    rows = [
-        [
-            p["original"],
-            p["reduced"],
-            f"{p['logit_original']:.4f}",
-            f"{p['logit_reduced']:.4f}",
-            f"{p['difference']:.4f}",
-        ]
-        for p in figures["pairs"]
-    ]
-    return "<h2>Original and reduced copies</h2>" + _table(
-        ["original", "reduced", "logit", "logit", "difference"], rows
-    )
+    """As it goes into the manifest; curves of an isotonic calibration are long, so the text is cut."""
+    return section("Calibration, operating points, limits", f"<pre>{text(json.dumps(fixed, indent=1)[:8000])}</pre>")

@@ -122,7 +122,9 @@ def command(recipe: Recipe) -> str:
 def _entry(run: Run, figures: evidence.Figures) -> Entry:
     recipe, test = run.recipe, figures.test_name
     wanted = (test, evidence.HARD)
-    shown = [m for m in evidence.metrics(figures) if m.data in wanted or m.data.startswith((f"{test}, ", evidence.EXTERNAL))]
+    shown = [
+        m for m in evidence.metrics(figures) if m.data in wanted or m.data.startswith((f"{test}, ", evidence.EXTERNAL))
+    ]
     promotion: dict[str, Any] = run.optional_json("promotion.json") or {}
     made: dict[str, Any] = run.optional_json("environment.json") or {}
     return Entry(

@@ -40,6 +40,7 @@ from training.tracking.track import track
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 OnEpoch = Callable[[Mapping[str, float]], None]
 MAX_FAILURES = 5  # of one process in a row: then it is not the values
@@ -52,6 +53,7 @@ Fit = Callable[
     ..., Run
 ]  # (recipe, places, console); with on_epoch, which may end the fit by raising, trials can be pruned
 Judge = Callable[[Run, Places, str], dict[str, Any]]
+Note = Callable[[Run, Places, Mapping[str, str]], object]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class _Search:
     trials: int
     fit: Fit
     judge: Judge
+    note: Note
 
     @property
     def folder(self) -> Path:
@@ -80,6 +83,7 @@ def search(
     trials: int | None = None,
     fit: Fit = fit_recipe,
     judge: Judge = evaluate_step,
+    note: Note = track,
     heartbeat_s: int = HEARTBEAT_S,
 ) -> Path:
     """Take trials until the study has them all, waiting for those of other processes. Returns best.toml.
@@ -87,7 +91,7 @@ def search(
     Args:
         storage: SQLAlchemy URL; default: runs/studies.db.
         trials: in all, over every process; default: the recipe's.
-        fit, judge: as `training.fitting.fit.fit` and `training.judging.evaluate.evaluate`.
+        fit, judge, note: as `training.fitting.fit.fit`, `training.judging.evaluate.evaluate` and `training.tracking.track.track`.
         heartbeat_s: a process that has not been heard of for three times as long is taken for dead.
 
     Raises:
@@ -98,7 +102,7 @@ def search(
     if part is None:
         raise ConfigurationError("no_search", f"{recipe.name} has no [search] table: say what a study may change")
     recipe.changed({path: _example(drawn) for path, drawn in part.space.items()})
-    task = _Search(recipe, part, places, console, trials or part.trials, fit, judge)
+    task = _Search(recipe, part, places, console, trials or part.trials, fit, judge, note)
     (task.folder / "runs").mkdir(parents=True, exist_ok=True)
     if part.pruning and not prunes(part, recipe, fit):
         console.print("no trial is pruned: the recipe has no early_stopping, so nothing is validated after an epoch")
@@ -137,24 +141,39 @@ class _stable_api:  # noqa: N801  a context manager
 
 
 def _open_study(task: _Search, url: str, heartbeat_s: int) -> Study:
-    optuna = _optuna()
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
-    storage = optuna.storages.RDBStorage(
+    study = _optuna().create_study(
+        study_name=study_name(task.recipe, task.part),
+        storage=_open_storage(url, heartbeat_s),
+        direction="maximize",
+        load_if_exists=True,
+        pruner=_optuna().pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+    )
+    study.set_user_attr("recipe", task.recipe.run_name)
+    return study  # type: ignore[no-any-return]
+
+
+def _open_storage(url: str, heartbeat_s: int) -> Any:
+    """The store, its tables made if it is new. Of two processes that make them at once one fails, and finds them at its next try."""
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  optuna's own
+
+    waits = [0.5, 1.0, 2.0]
+    while True:
+        try:
+            return _connected(url, heartbeat_s)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            if not waits:
+                raise ConfigurationError("storage", f"the study's store cannot be opened: {error}") from error
+            time.sleep(waits.pop(0))
+
+
+def _connected(url: str, heartbeat_s: int) -> Any:
+    return _optuna().storages.RDBStorage(
         url,
-        engine_kwargs=waiting,
+        engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None,
         heartbeat_interval=heartbeat_s,
         grace_period=3 * heartbeat_s,
         heartbeat_stale_trial_callback=_retry(),
     )
-    study = optuna.create_study(
-        study_name=study_name(task.recipe, task.part),
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
-    )
-    study.set_user_attr("recipe", task.recipe.run_name)
-    return study  # type: ignore[no-any-return]
 
 
 def _retry() -> Any:
@@ -164,8 +183,10 @@ def _retry() -> Any:
 def _take_trials(task: _Search, study: Study, heartbeat_s: int) -> None:
     optuna, failures = _optuna(), 0
     state = optuna.trial.TrialState
+    silent: dict[int, float] = {}
     while True:
         optuna.storages.fail_stale_trials(study)
+        _fail_silent(study, silent, 3 * heartbeat_s)
         counted = _by_state(study)
         done = counted[state.COMPLETE] + counted[state.PRUNED]
         if done >= task.trials:
@@ -173,15 +194,25 @@ def _take_trials(task: _Search, study: Study, heartbeat_s: int) -> None:
         if done + counted[state.RUNNING] >= task.trials:  # by other processes, dead or alive
             time.sleep(min(heartbeat_s, 5))
             continue
-        before = len(study.get_trials(deepcopy=False))
-        _one_trial(task, study)
-        last = study.get_trials(deepcopy=False)[before:]
-        mine = [t for t in last if t.state == state.FAIL and t.user_attrs.get("process") == _process()]
-        failures = failures + 1 if any("failure" in t.user_attrs for t in mine) else 0
+        taken = _one_trial(task, study)
+        failures = failures + 1 if "failure" in taken.user_attrs else 0
         if failures >= MAX_FAILURES:
             raise ConfigurationError(
-                "search_fails", f"{failures} trials in a row failed, the last: {mine[-1].user_attrs['failure']}"
+                "search_fails", f"{failures} trials in a row failed, the last: {taken.user_attrs['failure']}"
             )
+
+
+def _fail_silent(study: Study, silent: dict[int, float], grace_s: float) -> None:
+    """Give up trials that were asked for and have not begun: their process died before its first heartbeat.
+
+    silent: since when this process has seen each of them, by number; kept between calls.
+    """
+    state = _optuna().trial.TrialState
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == state.RUNNING and "process" not in trial.user_attrs:
+            since = silent.setdefault(trial.number, time.monotonic())
+            if time.monotonic() - since > grace_s:
+                study.tell(trial.number, state=state.FAIL)
 
 
 def _by_state(study: Study) -> dict[Any, int]:
@@ -193,16 +224,20 @@ class _SurplusError(Exception):
     """Two processes asked for the last trial; the later one gives it back."""
 
 
-def _one_trial(task: _Search, study: Study) -> None:
+def _one_trial(task: _Search, study: Study) -> FrozenTrial:
     """Ask for one trial and run it. A fault in its values marks it failed; any other fault is raised."""
+    taken: list[int] = []
+
+    def objective(trial: Trial) -> float:
+        taken.append(trial.number)
+        return _objective(task, study, trial)
+
     try:
-        study.optimize(
-            lambda trial: _objective(task, study, trial), n_trials=1, catch=(ConfigurationError, _SurplusError)
-        )
+        study.optimize(objective, n_trials=1, catch=(ConfigurationError, _SurplusError))
     except KeyboardInterrupt:
-        mine = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("process") == _process()]
-        _retry()(study, mine[-1])
+        _retry()(study, study.get_trials()[taken[-1]])
         raise
+    return study.get_trials()[taken[-1]]
 
 
 def _objective(task: _Search, study: Study, trial: Trial) -> float:
@@ -225,7 +260,7 @@ def _objective(task: _Search, study: Study, trial: Trial) -> float:
         raise
     trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
     (run.path / "checkpoint.pt").unlink(missing_ok=True)  # nothing is left to continue
-    track(run, task.places, {"study": study.study_name, "trial": str(trial.number)})
+    task.note(run, task.places, {"study": study.study_name, "trial": str(trial.number)})
     task.console.print(
         f"trial {trial.number}: selection {selection:.4f}; {_place(study, trial) + 1} of {task.trials} taken"
     )

@@ -113,6 +113,7 @@ def test_pairs_are_those_that_a_plain_count_finds() -> None:
     for _ in range(40):
         i, j = rng.integers(0, 1500, 2)
         hashes[i] = hashes[j] ^ np.array([rng.integers(0, 64), 0, 0, 1], np.uint64)
+    hashes[11] = hashes[10]  # neighbours
     bits = np.unpackbits(hashes.view(np.uint8), axis=1).astype(np.int32)
     apart = bits @ (1 - bits).T + (1 - bits) @ bits.T
     expected = {(int(i), int(j), int(apart[i, j])) for i, j in np.argwhere(np.triu(apart <= 7, 1))}

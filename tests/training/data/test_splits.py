@@ -106,6 +106,8 @@ def test_the_deal_depends_on_the_seed_alone(part: DataPart) -> None:
     assert make_splits(films, part) == make_splits(list(reversed(films)), part)
     other = part.model_copy(update={"split_seed": 4})
     assert make_splits(films, part).digest != make_splits(films, other).digest
+    if part is SHARE:
+        assert make_splits(films, part).test != make_splits(films, other).test
 
 
 def test_a_share_for_the_test_is_of_patients_and_stratified() -> None:

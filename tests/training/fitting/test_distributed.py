@@ -68,8 +68,15 @@ def _two_processes(recipes: list[Recipe], places: Places, notes: Path) -> list[l
         str(notes),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
-    ended = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False, capture_output=True)
-    assert ended.returncode == 0, ended.stderr.decode()[-4000:]
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as started:
+        try:
+            _, told = started.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            started.terminate()  # torchrun ends its children
+            raise
+    assert started.returncode == 0, told.decode()[-4000:]
     return [[json.loads((notes / f"{n}-{rank}.json").read_text()) for rank in (0, 1)] for n in range(len(recipes))]
 
 
@@ -95,7 +102,6 @@ def test_two_processes_fit_as_one_does(places: Places, tmp_path: Path) -> None:
         fresh = _recipe(TINY, seed=12345)
         far = _distance(alone.network().state_dict(), _fresh(recipe, fresh.seed))
         near = _distance(alone.network().state_dict(), shared.network().state_dict())
-        print("NEAR", near, far)
         assert near <= tolerance
         assert near < far / 4
         curves = [

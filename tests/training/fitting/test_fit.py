@@ -215,7 +215,7 @@ def test_a_fit_starts_from_the_recipes_weights(places: Places, tmp_path: Path) -
     part = _recipe().network
     body = build_network(part, outputs=1, channels=1, seed=99)
     (tmp_path / "body.safetensors").write_bytes(body_bytes(body))
-    weights = {"file": str(tmp_path / "body.safetensors"), "sha256": None, "drop": []}
+    weights: dict[str, Any] = {"file": str(tmp_path / "body.safetensors"), "sha256": None, "drop": []}
     run = fit(_recipe(network__weights=weights, network__frozen=True), places, QUIET)
     handed = run.network().body.state_dict()
     assert all(torch.equal(handed[name], value) for name, value in body.body.state_dict().items())

@@ -47,7 +47,7 @@ def test_focal_without_focus_is_the_weighted_cross_entropy() -> None:
 def _focal(p: float, y: int, alpha: float, gamma: float) -> float:
     """Lin et al. 2017, equation 5: FL(p_t) = -alpha_t (1 - p_t)^gamma log(p_t)."""
     p_t, alpha_t = (p, alpha) if y else (1 - p, 1 - alpha)
-    return -alpha_t * (1 - p_t) ** gamma * math.log(p_t)
+    return -alpha_t * math.pow(1 - p_t, gamma) * math.log(p_t)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])

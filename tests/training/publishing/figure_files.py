@@ -22,7 +22,9 @@ _TEXTS = {"binary": TINY, "multiclass": TINY_MULTICLASS, "multilabel": TINY_MULT
 
 
 def recipe_of(task: str = "binary", **changes: Any) -> Recipe:
-    return parse_recipe(tomllib.loads(_TEXTS[task]), task).changed({k.replace("__", "."): v for k, v in changes.items()})
+    return parse_recipe(tomllib.loads(_TEXTS[task]), task).changed(
+        {k.replace("__", "."): v for k, v in changes.items()}
+    )
 
 
 def estimate(value: float, half: float = 0.01) -> dict[str, Any]:
@@ -33,17 +35,27 @@ def described(recipe: Recipe, *, auroc: float = 0.97, n: int = 400) -> dict[str,
     """describe() of a good network: every class with the same figures."""
     scores = {"auroc": auroc, "auprc": 0.96, "brier": 0.05, "nll": 0.2, "ece": 0.03, "ece_equal_width": 0.03}
     each = {k: estimate(v) for k, v in scores.items()}
-    rates = {k: estimate(v) for k, v in {"sensitivity": 0.93, "specificity": 0.92, "ppv": 0.9, "npv": 0.9, "f1": 0.91}.items()}
+    rates = {
+        k: estimate(v)
+        for k, v in {"sensitivity": 0.93, "specificity": 0.92, "ppv": 0.9, "npv": 0.9, "f1": 0.91}.items()
+    }
     overall = {k: estimate(v) for k, v in {"accuracy": 0.92, "balanced_accuracy": 0.925, "macro_f1": 0.91}.items()}
     classes = {c: {"n": n, "positives": n // 3, "scores": each, "uncalibrated": scores} for c in recipe.data.outputs}
     points: dict[str, Any] = {}
     for point in recipe.decision.points:
         if point.kind == "conformal":
             size = {"coverage": estimate(0.9), "mean_set_size": estimate(1.1)}
-            points[point.name] = {"rule": "conformal", "classes": {c: {"coverage": estimate(0.9)} for c in recipe.data.classes}}
+            points[point.name] = {
+                "rule": "conformal",
+                "classes": {c: {"coverage": estimate(0.9)} for c in recipe.data.classes},
+            }
             points[point.name] |= {"overall": size, "sets": {c: {c: 10} for c in recipe.data.classes}}
             continue
-        points[point.name] = {"rule": point.kind, "classes": dict.fromkeys(recipe.data.classes, rates), "overall": overall}
+        points[point.name] = {
+            "rule": point.kind,
+            "classes": dict.fromkeys(recipe.data.classes, rates),
+            "overall": overall,
+        }
         points[point.name]["confusion"] = {c: dict.fromkeys(recipe.data.classes, 7) for c in recipe.data.classes}
         if point.kind == "hierarchical":
             points[point.name]["price"] = {k: estimate(0.6) for k in ("recall", "argmax_recall", "difference")}
@@ -56,7 +68,13 @@ def figure_files(recipe: Recipe) -> dict[str, Any]:
     """Name -> content of every figures file, without the weights' digest."""
     whole, sources = described(recipe), {folder: described(recipe) for folder in recipe.data.folders}
     halves = {"clean": 0.97, "blur-1": 0.96, "blur-2": 0.95, "blur-3": 0.90}
-    hard = {"selection": 0.8, "corrupted_auroc": 0.95, "clean_auroc": 0.97, "external_auroc": {"nih-clean": 0.6}, "n": 800}
+    hard = {
+        "selection": 0.8,
+        "corrupted_auroc": 0.95,
+        "clean_auroc": 0.97,
+        "external_auroc": {"nih-clean": 0.6},
+        "n": 800,
+    }
     hard |= {"external_n": {"nih-clean": 50}, "auroc": halves, "halves_auroc": {"fit": halves, "report": halves}}
     gaps = {"auroc": estimate(-0.02, 0.03) | {"flagged": False}}
     row = {"n": 120, "patients": 110, "auroc": estimate(0.95), "accuracy": estimate(0.9), "classes": {}, "gaps": gaps}
@@ -72,13 +90,20 @@ def figure_files(recipe: Recipe) -> dict[str, Any]:
         },
     }
     shortcuts = {
-        "verdict": [{"name": f"source, {c}", "wanted": "w", "measured": "0.5", "passed": True} for c in recipe.data.outputs],
+        "verdict": [
+            {"name": f"source, {c}", "wanted": "w", "measured": "0.5", "passed": True} for c in recipe.data.outputs
+        ],
         "baseline": {"name": BASELINE, "clean": described(recipe, auroc=0.9), "test": described(recipe, auroc=0.85)},
     }
     corruptions = {name: {"auroc": value} for name, value in halves.items()}
     return {
         "figures-hard.json": hard,
-        "figures-report.json": {"clean": whole, "mix": described(recipe), "sources": sources, "corruptions": corruptions},
+        "figures-report.json": {
+            "clean": whole,
+            "mix": described(recipe),
+            "sources": sources,
+            "corruptions": corruptions,
+        },
         "figures-test.json": {"test": described(recipe, auroc=0.98, n=624), "sources": sources},
         "figures-external.json": {"nih-clean": described(recipe, auroc=0.6, n=50)},
         "figures-checks.json": checks,
@@ -94,7 +119,9 @@ def good_run(root: Path, recipe: Recipe | None = None) -> Run:
     run.write_json("recipe.json", recipe.model_dump(mode="json"))
     torch.save({"weight": torch.zeros(2)}, run.weights_file)
     for name, content in figure_files(recipe).items():
-        own = {} if name in {"figures-report.json", "figures-external.json"} else {"weights_digest": run.weights_digest()}
+        own = (
+            {} if name in {"figures-report.json", "figures-external.json"} else {"weights_digest": run.weights_digest()}
+        )
         run.write_json(name, content | own)
     return run
 

@@ -38,6 +38,11 @@ def test_s1s_missed_films_follow_from_its_sensitivities() -> None:
 
 
 def test_s4s_means_are_the_computed_ones() -> None:
-    wanted = {"auroc": "0.773", "macro_ppv@max-f1": "0.323", "macro_sensitivity@max-f1": "0.727", "macro_f1@max-f1": "0.442"}
+    wanted = {
+        "auroc": "0.773",
+        "macro_ppv@max-f1": "0.323",
+        "macro_sensitivity@max-f1": "0.727",
+        "macro_f1@max-f1": "0.442",
+    }
     assert {name: S4.shown(name) for name in wanted} == wanted
     assert S4.shown("nothing") == ""

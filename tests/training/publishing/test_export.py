@@ -32,11 +32,16 @@ OPEN = 'name = "default"\ntitle = "none"\nshortcuts = false\ncard = false\nmin_p
 OPEN += 'rate = [{ figure = "specificity", at_least = 0, bound = "value" }]\n'
 PIXELS3 = {"kind": "fixed", "mean": [0.5] * 3, "std": [0.25] * 3}
 MLP = {"kind": "mlp", "hidden": [8], "dropout": [0.1, 0.0]}
+# Networks of two epochs tell little apart: nearly every phantom then lies near some threshold.
+LONGER = {"training__stages": [{"epochs": 8, "size": 64}], "training__learning_rate": 1e-2}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "binary": ("binary", {"decision__calibrators": ["none"]}),
-    "multiclass": ("multiclass", {}),
-    "multilabel": ("multilabel", {"decision__calibrators": ["none"]}),
-    "mlp": ("binary", {"name": "tiny-mlp", "network__head": MLP, "input__channels": 3, "input__normalisation": PIXELS3}),
+    "multiclass": ("multiclass", LONGER),
+    "multilabel": ("multilabel", LONGER | {"decision__calibrators": ["none"]}),
+    "mlp": (
+        "binary",
+        {"name": "tiny-mlp", "network__head": MLP, "input__channels": 3, "input__normalisation": PIXELS3},
+    ),
 }
 
 
@@ -64,12 +69,6 @@ def judged(places: Places) -> Callable[[str], Run]:
     return make
 
 
-@pytest.fixture(autouse=True)
-def _few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of two epochs tell little apart, so that many phantoms lie near a threshold; drawing them costs most of the time."""
-    monkeypatch.setattr(exporting, "_CANDIDATES", 24)
-
-
 @pytest.fixture
 def here(places: Places, tmp_path: Path) -> Places:
     """A folder of bundles of the test's own."""
@@ -93,7 +92,9 @@ def test_every_task_and_head_is_exported(judged: Callable[[str], Run], here: Pla
     assert m.input == recipe.input
     assert m.gate is None
     assert m.provenance.parent_digest is None
-    assert {d.name for d in m.provenance.data} == {f"{s.folder}, training films" for s in recipe.data.sources if s.side != "test"}
+    assert {d.name for d in m.provenance.data} == {
+        f"{s.folder}, training films" for s in recipe.data.sources if s.side != "test"
+    }
     assert sum(d.images for d in m.provenance.data) == run.read_json("splits.json")["films"]["train"]
     assert [p.name for p in m.operating_points] == [p.name for p in recipe.decision.points]
     for point in m.operating_points:
@@ -211,7 +212,8 @@ def test_an_engine_that_disagrees_stops_the_export(
     judged: Callable[[str], Run], here: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = judged("binary")
-    right = exporting.run_network
+    from training.judging.judge import run_network as right
+
     monkeypatch.setattr(exporting, "run_network", lambda *a: right(*a) + 2e-3)
     with pytest.raises(ConfigurationError, match="export_mismatch"):
         export(run, here, "1.0.0", accept_failed=run.path.name)
@@ -228,7 +230,8 @@ def test_what_fails_its_golden_test_or_is_too_large_leaves_no_folder(
     with pytest.raises(ConfigurationError, match="bundle_too_large"):
         export(run, here, "1.0.0", accept_failed=run.path.name)
     monkeypatch.undo()
-    good = exporting.head_tensors
+    from training.networks.onnx_export import head_tensors as good
+
     monkeypatch.setattr(exporting, "head_tensors", lambda network: {k: v + 1 for k, v in good(network).items()})
     with pytest.raises(BundleError, match="head_mismatch"):
         export(run, here, "1.0.0", accept_failed=run.path.name)

@@ -64,7 +64,7 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ConfigurationError, match=r"broken\.toml"):
         load_policy("broken")
     for name in ("nowhere", STATEMENTS):
-        with pytest.raises(ConfigurationError, match="there are: broken, mine$"):
+        with pytest.raises(ConfigurationError, match=r"there are: broken, mine$"):
             load_policy(name)
 
 

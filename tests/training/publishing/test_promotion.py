@@ -35,7 +35,12 @@ CASES: list[tuple[str, tuple[str | int, ...], Any, str]] = [
     (REPORT, (*SCORES, "auroc"), {"value": 0.99, "ci": None}, "discrimination: auroc of pneumonia, mix"),
     (REPORT, (*SCORES, "auroc"), None, "discrimination: auroc of pneumonia, mix"),
     (REPORT, (*SCORES, "auprc"), estimate(0.7), "discrimination: auprc of pneumonia, mix"),
-    (REPORT, (*POINT, "sensitivity"), estimate(0.85, 0.06), "operating point: sensitivity of pneumonia at screening, mix"),
+    (
+        REPORT,
+        (*POINT, "sensitivity"),
+        estimate(0.85, 0.06),
+        "operating point: sensitivity of pneumonia at screening, mix",
+    ),
     (REPORT, (*POINT, "specificity"), None, "operating point: specificity of pneumonia at screening, mix"),
     (REPORT, (*SCORES, "ece"), estimate(0.08, 0.03), "calibration: ece of pneumonia, mix"),
     (REPORT, (*SCORES, "brier"), None, "calibration: brier of pneumonia, mix"),
@@ -43,7 +48,12 @@ CASES: list[tuple[str, tuple[str | int, ...], Any, str]] = [
     (REPORT, ("clean", "classes", "pneumonia", "positives"), 380, "films: pneumonia"),
     (HARD, ("halves_auroc", "report", "blur-2"), 0.90, "robustness: AUROC under the worst corruption of severity 2"),
     (HARD, ("halves_auroc", "report", "blur-2"), None, "robustness: AUROC under the worst corruption of severity 2"),
-    (HARD, ("halves_auroc", "report", "blur-2"), float("nan"), "robustness: AUROC under the worst corruption of severity 2"),
+    (
+        HARD,
+        ("halves_auroc", "report", "blur-2"),
+        float("nan"),
+        "robustness: AUROC under the worst corruption of severity 2",
+    ),
     (HARD, ("halves_auroc", "report", "clean"), None, "robustness: AUROC under the worst corruption of severity 2"),
     (CHECKS, ("slices", "exposure", "dark", "gaps", "auroc", "value"), -0.12, "slices: exposure"),
     (CHECKS, ("slices", "exposure"), None, "slices: any fact"),
@@ -52,7 +62,12 @@ CASES: list[tuple[str, tuple[str | int, ...], Any, str]] = [
     (CHECKS, ("explanations", "border_mass"), estimate(0.4), "explanations: share of the map's mass in the border"),
     (CHECKS, ("explanations", "border_mass"), None, "explanations: share of the map's mass in the border"),
     (SHORTCUTS, ("verdict", 0, "passed"), False, "source shortcut: source, pneumonia"),
-    (SHORTCUTS, ("verdict", 0), {"name": "marks, x", "wanted": "", "measured": "", "passed": False}, "edge shortcut: marks, x"),
+    (
+        SHORTCUTS,
+        ("verdict", 0),
+        {"name": "marks, x", "wanted": "", "measured": "", "passed": False},
+        "edge shortcut: marks, x",
+    ),
     (SHORTCUTS, ("verdict",), None, "source shortcut: verdict of the probes"),
     (SHORTCUTS, ("verdict",), [], "source shortcut: verdict of the probes"),
 ]
@@ -162,3 +177,33 @@ def test_a_blank_statement_is_a_missing_attribute(tmp_path: Path) -> None:
     found = promote(good_run(tmp_path), parse_policy(content, "p"))
     assert found.failed == ("model card: source attributes",)
     assert "1.ii funding of the development" in found.lines[-1].measured
+
+
+@pytest.mark.parametrize("order", [("blur-2", "noise-2"), ("noise-2", "blur-2")])
+def test_one_corruption_that_could_not_be_measured_fails_the_line(tmp_path: Path, order: tuple[str, str]) -> None:
+    run = good_run(tmp_path)
+    values = {"blur-2": 0.95, "noise-2": float("nan")}
+    change(run, HARD, "halves_auroc", "report", to={"clean": 0.97} | {name: values[name] for name in order})
+    assert promote(run).failed == ("robustness: AUROC under the worst corruption of severity 2",)
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        (
+            {"minimum": [{"figure": "auroc", "at_least": 0.5, "per_class": {"normal": 0.97}}]},
+            "discrimination: auroc of normal, mix",
+        ),
+        (
+            {"rate": [{"figure": "ppv", "point": "argmax", "at_least": 0.5, "per_class": {"normal": 0.9}}]},
+            "operating point: ppv of normal at argmax, mix",
+        ),
+        (
+            {"ceiling": [{"figure": "brier", "at_most": 0.5, "per_class": {"normal": 0.05}}]},
+            "calibration: brier of normal, mix",
+        ),
+    ],
+)
+def test_a_class_may_have_a_level_of_its_own(tmp_path: Path, part: dict[str, Any], line: str) -> None:
+    policy = parse_policy({"name": "p", "title": "", "shortcuts": False, "card": False, **part}, "p")
+    assert promote(_multiclass(tmp_path), policy).failed == (line,)

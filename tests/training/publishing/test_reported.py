@@ -91,7 +91,10 @@ def test_seeds_show_each_the_mean_and_the_range(kept: Path) -> None:
 
 def test_designs_stand_beside_ours(kept: Path) -> None:
     text = design_figures(load_reported(kept))
-    assert "| S0 | AUROC | 0.9605 | `pneumonia-resnet18` | 0.9800 (0.9700 to 0.9900); thumbnails 0.8500 | official test, 624 |" in text
+    assert (
+        "| S0 | AUROC | 0.9605 | `pneumonia-resnet18` | 0.9800 (0.9700 to 0.9900); thumbnails 0.8500 | official test, 624 |"
+        in text
+    )
     assert "| S2 | sensitivity, rule-in | 0.949 | `pneumonia-resnet18` | 0.9300 (0.9300 to 0.9300)" in text
     assert "| S4 | mean F1 | 0.442 (typed as 0.46) | - | - | - | - |" in text
     assert "159 are Kermany normals" in text

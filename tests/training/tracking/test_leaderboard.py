@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tests.training.tracking.made_runs import judged_run, places, recipe, save_logits, scored
-from training.judging.evaluate import load_logits
+from training.judging.evaluate import load_logits, selection
 from training.judging.figures import paired_difference
 from training.judging.scored import mix
 from training.tracking.candidates import load_candidate
@@ -58,8 +59,6 @@ def test_the_bootstrap_is_paired(tmp_path: Path) -> None:
         films.logits[np.flatnonzero(films.targets[:, 0] == 1)[::5]] -= 1.0
     save_logits(spoiled, "hard", sets)
     halves = {h: [s for n, s in sets.items() if n.startswith(h)] for h in ("fit", "report")}
-    from training.judging.evaluate import selection
-
     spoiled.write_json(
         "figures-hard.json", selection(spoiled.recipe, halves, {}) | {"weights_digest": spoiled.weights_digest()}
     )
@@ -117,6 +116,18 @@ def test_runs_on_other_films_are_not_compared(tmp_path: Path) -> None:
     groups = board(tmp_path).groups
     assert [len(group.lines) for group in groups] == [1, 1]
     assert {line.rank for group in groups for line in group.lines} == {1}
+
+
+def test_as_many_films_of_other_names_are_other_films(tmp_path: Path) -> None:
+    where = places(tmp_path)
+    judged_run(where, recipe(name="one"), 1.0)
+    other = judged_run(where, recipe(name="other"), 1.0)
+    renamed = {
+        name: replace(films, paths=np.char.replace(films.paths, "made/", "elsewhere/"))
+        for name, films in load_logits(other, "hard").items()
+    }
+    save_logits(other, "hard", renamed)
+    assert len(board(tmp_path).groups) == 2
 
 
 def test_other_truth_on_the_same_films_is_not_compared(tmp_path: Path) -> None:

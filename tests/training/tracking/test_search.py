@@ -294,7 +294,7 @@ def test_a_longer_study_is_the_same_study() -> None:
 
 
 def test_a_store_that_cannot_be_opened_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(ConfigurationError, match="the study's store cannot be opened"):
         run_study(tmp_path, searched(1), storage=f"sqlite:///{tmp_path / 'missing' / 'studies.db'}")
 
