@@ -14,6 +14,8 @@ from training.data.spec import DataPart, DicomSource, ManifestSource, Source, Ta
 from training.data.tables import table_records
 from training.data.trees import tree_records
 
+_COLUMNS = ("label", "view", "sex", "age_group", "upstream_split", "licence")  # of every film, beside its facts
+
 
 def collect(sources: Iterable[Source], root: Path, part: DataPart | None = None) -> list[Film]:
     """The films of the sources, in source and path order.
@@ -28,7 +30,7 @@ def collect(sources: Iterable[Source], root: Path, part: DataPart | None = None)
     """
     films: list[Film] = []
     for source in sources:
-        found = list(named(_records(source, root), source, part))
+        found = list(named((r for r in _records(source, root) if _kept(source, r.film)), source, part))
         if not found:
             raise ConfigurationError(
                 "no_films", f"{source.folder} has no film that is wanted{_wanted(source, part, root)}"
@@ -57,6 +59,19 @@ def _records(source: Source, root: Path) -> Iterator[Record]:
             return table_records(source, root)
         case DicomSource():
             return dicom_records(source, root)
+
+
+def _kept(source: Source, film: Film) -> bool:
+    """Whether `source.keep` lets the film pass. Raises ConfigurationError for a column that the film has not."""
+    columns = dict(film.facts) | {name: str(getattr(film, name)) for name in _COLUMNS}
+    for column, accepted in source.keep.items():
+        if column not in columns:
+            raise ConfigurationError(
+                "unknown_column", f"{source.folder}: no column {column!r}; there are: {', '.join(sorted(columns))}"
+            )
+        if columns[column] not in accepted:
+            return False
+    return True
 
 
 def _wanted(source: Source, part: DataPart | None, root: Path) -> str:

@@ -20,10 +20,7 @@ Row = dict[str, str]
 
 
 def manifest_records(source: ManifestSource, root: Path) -> Iterator[Record]:
-    """The rows that `source.keep` lets pass, in path order.
-
-    Raises ConfigurationError where the manifest is not there, or has no such column.
-    """
+    """The rows in path order. Raises ConfigurationError where the manifest is not there."""
     path = root / source.folder / MANIFEST
     if not path.is_file():
         raise ConfigurationError(
@@ -34,9 +31,7 @@ def manifest_records(source: ManifestSource, root: Path) -> Iterator[Record]:
     for row in sorted(_read(path), key=lambda row: row["path"]):
         extra = more.get(row["path"], {})
         facts = {name: value for name, value in row.items() if name not in _DESCRIBED} | _facts(row, extra)
-        if _kept(source, row | facts):
-            film = _film(source, row, extra, facts)
-            yield Record(film, _names(row, extra, findings))
+        yield Record(_film(source, row, extra, facts), _names(row, extra, findings))
 
 
 def _film(source: ManifestSource, row: Row, extra: Row, facts: Row) -> Film:
@@ -85,17 +80,6 @@ def label_agreement(*, healthy: bool, rsna_class: str, google_opacity: str) -> s
     if opacity:
         return "agreed"
     return "contradicted" if rsna_class or google_opacity else "unread"
-
-
-def _kept(source: ManifestSource, columns: Row) -> bool:
-    for column, accepted in source.keep.items():
-        if column not in columns:
-            raise ConfigurationError(
-                "unknown_column", f"{source.folder}: no column {column!r}; there are: {', '.join(sorted(columns))}"
-            )
-        if columns[column] not in accepted:
-            return False
-    return True
 
 
 def _labels14(path: Path) -> dict[str, Row]:

@@ -32,25 +32,24 @@ class _Source(Part):
 
     labels: upstream name -> class of the recipe; a film with none of these names is not used. Empty: the classes' own names.
     side: `train` keeps the source out of validation and test, `test` keeps it out of training and validation (a held-out source);
-    needed where patients are not known. limit: at most this many training films of each class (chosen by a seeded hash of the
-    path); validation and test films are never limited.
+    needed where patients are not known. keep: column -> accepted values (view, sex, age_group, label, and any further column or
+    header field of the source: `rsna_class`, `label_agreement`, `modality`, ...). limit: at most this many training films of each
+    class (chosen by a seeded hash of the path); validation and test films are never limited.
     """
 
     folder: str
     labels: dict[str, ClassName] = Field(default_factory=dict)
     side: Side = "any"
+    keep: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)
     origin: Origin | None = None
 
 
 class ManifestSource(_Source):
-    """`folder/manifest.csv` with the columns of this project's data folder (path, label, patient_id, upstream_split, dup_group, ...).
-
-    keep: column -> accepted values, for manifest columns and those of `labels14.csv` beside it (e.g. `rsna_class`).
-    """
+    """`folder/manifest.csv` with the columns of this project's data folder (path, label, patient_id, upstream_split, dup_group, ...), and
+    those of `labels14.csv` beside it."""
 
     kind: Literal["manifest"] = "manifest"
-    keep: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
 class TreeSource(_Source):
