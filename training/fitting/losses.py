@@ -86,7 +86,7 @@ class Loss:
         terms = -y * log_p
         if self._gamma > 0:
             terms = (
-                terms * (-log_p.expm1()) ** self._gamma
+                terms * (-log_p.expm1()).clamp_min(1e-12) ** self._gamma
             )  # the clamp keeps the gradient finite at p = 1
         return (terms * (weights if self._alpha is None else self._alpha)).sum()
 

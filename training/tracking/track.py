@@ -44,7 +44,7 @@ def track(run: Run, places: Places, tags: Mapping[str, str] | None = None) -> st
 
     tags: further ones. Raises ConfigurationError where mlflow is not installed.
     """
-    uri = f"sqlite:///{places.runs.resolve() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{places.runs.resolve() / 'mlflow.db'}"
     local = uri.startswith(_LOCAL) or "://" not in uri
     places.runs.mkdir(parents=True, exist_ok=True)
     with _alone(places.runs / "mlflow.lock"), _quiet():

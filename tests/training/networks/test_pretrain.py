@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from rich.progress import Progress
 
 from app.errors import ConfigurationError
 from tests.support.networks import film_batch
-from tests.training.phantom_data import TINY, write_data
+from tests.training.phantom_data import TINY, film, write_data
 from training.data.cache import Pixels
 from training.data.collect import collect
 from training.data.films import Film
@@ -97,6 +99,28 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(places: Places, tmp_pa
     assert resumed.read_bytes() == undisturbed.read_bytes()
     losses = [[entry["loss"] for entry in pretraining_facts(path)["history"]] for path in (resumed, undisturbed)]
     assert losses[0] == losses[1]
+
+
+def test_all_chance_comes_from_seed_and_epoch() -> None:
+    """Also that of dropout and stochastic depth, which draw from torch's global generator."""
+    recipe = pretraining_recipe()
+    assert recipe.pretraining is not None
+    pixels = _noise_pixels(16)
+    results = []
+    for other in (1, 2):
+        state = pretrain._start(recipe, recipe.pretraining, pixels)
+        assert isinstance(state.objective.body, torch.nn.Sequential)
+        state.objective.body.append(torch.nn.Dropout(0.5))
+        with torch.random.fork_rng(devices=[]), Progress(disable=True) as progress:
+            torch.manual_seed(other)
+            pretrain._epoch(recipe, recipe.pretraining, state, pixels, progress)
+        results.append(state.network.state_dict())
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+def _noise_pixels(count: int) -> Pixels:
+    images = np.random.default_rng(0).integers(256, size=(count, 1, 64, 64), dtype=np.uint8)
+    return Pixels(tuple(film(f"{n}.jpg") for n in range(count)), images, (), ())
 
 
 def test_what_shapes_the_body_names_it(places: Places, tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ def _code(error: pytest.ExceptionInfo[ConfigurationError]) -> str:
 @pytest.mark.parametrize("architecture", [name for name, classifier in CLASSIFIERS.items() if classifier])
 def test_a_torchvision_file_gives_torchvisions_features(architecture: Architecture, tmp_path: Path) -> None:
     """As published: all 1,000 classes, under the library's own names."""
-    whole: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
-    see_batch(whole, film_batch(2, channels=3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole: nn.Module = getattr(import_torchvision().models, architecture)(weights=None)
+    see_batch(whole, film_batch(8, channels=3))
     torch.save(whole.state_dict(), tmp_path / "published.pth")
     image = film_batch(2, channels=3, seed=1)
     network = _network(architecture, channels=3, seed=5)
@@ -50,7 +52,7 @@ def test_a_torchvision_file_gives_torchvisions_features(architecture: Architectu
         one = image[:, :1]
         wanted = network.eval().body(one.expand(-1, 3, -1, -1))
         scale = max(1.0, float(wanted.abs().max()))
-        torch.testing.assert_close(gray.eval().body(one), wanted, rtol=0, atol=1e-4 * scale)
+        torch.testing.assert_close(gray.eval().body(one), wanted, rtol=0, atol=1e-3 * scale)
 
 
 @pytest.mark.parametrize("file", SAVERS)

@@ -61,6 +61,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_trial_is_a_judged_run_and_the_best_is_a_recipe(undisturbed: Path) -> None:
     found = trials_of(undisturbed, searched())
     assert [t.state.name for t in found] == ["COMPLETE"] * 6
+    assert len({str(t.params) for t in found}) == 6
     [folder] = (undisturbed / "runs").glob("study-tiny-*")
     assert {p.name for p in (folder / "runs").iterdir()} == {t.user_attrs["run"] for t in found}
     best = max(found, key=lambda t: t.values[0])
