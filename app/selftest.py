@@ -107,22 +107,24 @@ def threshold_distance(manifest: Manifest, engine: Engine, logits: NDArray[np.fl
     """Smallest distance of a margin from a threshold at any operating point, in tolerances of the engine.
 
     Where a rule compares classes with each other (argmax, conformal), the gap between the two highest counts. A change of every logit
-    by the tolerance moves a margin by at most tolerance / T (binary, multilabel) or twice that (multiclass), T the lowest temperature.
+    by the tolerance moves a margin by at most tolerance / T, T the class's own temperature (binary, multilabel), or twice that with
+    the lowest temperature of all (multiclass).
     """
     scaled = scaled_logits(logits, manifest.calibration)
     values = [float(value) for value in margins(manifest.task, scaled)]
     if manifest.task == "binary":
         values.insert(0, -values[0])
+    own = np.broadcast_to(temperatures(manifest.calibration), (len(values),))
+    lowest, moves = float(own.min()), 2.0 if manifest.task == "multiclass" else 1.0
     gaps: list[float] = []
     for point in manifest.operating_points:
-        gaps += [abs(values[manifest.classes.index(name)] - limit) for name, limit in point.thresholds.items()]
+        for name, limit in point.thresholds.items():
+            k = manifest.classes.index(name)
+            gaps.append(abs(values[k] - limit) * (lowest if manifest.task == "multiclass" else float(own[k])))
         if point.rule in {"argmax", "conformal"}:
             second, first = (-abs(values[1]), 0.0) if manifest.task == "binary" else sorted(map(float, scaled))[-2:]
-            gaps.append(first - second)
-    temperature = float(temperatures(manifest.calibration).min())
-    moves = 2.0 if manifest.task == "multiclass" else 1.0
-    tolerance = _tolerance(manifest, engine, float(np.abs(logits).max()))
-    return min(gaps) * temperature / (moves * tolerance)
+            gaps.append((first - second) * lowest)
+    return min(gaps) / (moves * _tolerance(manifest, engine, float(np.abs(logits).max())))
 
 
 def _check_case(manifest: Manifest, engine: Engine, head: Head, case: Mapping[str, NDArray[Any]], what: str) -> None:

@@ -159,6 +159,21 @@ def test_a_temperature_is_allowed_for() -> None:
     assert have == pytest.approx((0.3 - -0.4) * 2.0 / 0.001, rel=1e-5)
 
 
+def test_each_label_has_its_own_temperature() -> None:
+    """A label with a low temperature does not make the others' distances small: margin 0.5 of threshold 0, T = 20, is 10 in logits."""
+    names = list(manifest("multilabel").classes)
+    point = {"name": "all", "rule": "per_label", "target": "x", "thresholds": dict.fromkeys(names, 0.0)}
+    cooled = manifest(
+        "multilabel",
+        calibration={"method": "vector_temperature", "temperatures": [20.0] + [0.05] * (len(names) - 1)},
+        operating_points=[point],
+        default_operating_point="all",
+    )
+    logits = np.array([10.0] + [0.9] * (len(names) - 1), np.float32)
+    have = threshold_distance(cooled, Fixed(tuple(map(float, logits))), logits)
+    assert have == pytest.approx(0.9 / (0.001 * 10.0), rel=1e-5)
+
+
 def test_distance_of_multiclass_logits_counts_the_runner_up() -> None:
     point = {"name": "argmax", "rule": "argmax", "target": "x"}
     only = manifest("multiclass", operating_points=[point], default_operating_point="argmax")

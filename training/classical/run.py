@@ -79,7 +79,12 @@ def _fit_and_judge(runs: Mapping[Model, Run], part: ClassicalPart, places: Place
     recipe = next(iter(runs.values())).recipe
     splits = recipe_splits(recipe, places)
     trained = load_pixels(
-        places.data, splits.train, recipe.input, places.cache, copies=recipe.data.cached_copies, seed=recipe.seed
+        places.data,
+        splits.train,
+        recipe.input,
+        places.cache,
+        copies=recipe.data.cached_copies,
+        seed=recipe.data.split_seed,
     )
     fitted = _fit_all(tuple(runs), part, trained, recipe)
     answers: dict[Model, Answers] = {model: Answers() for model in runs}

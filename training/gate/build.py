@@ -94,7 +94,7 @@ def build_gated(  # noqa: PLR0917  a command's arguments
     console: Console,
     pictures: int = PICTURES,
 ) -> Gated:
-    """Fit, measure, write, verify and self-test; then point `latest` at the new version, unless its promotion failed.
+    """Fit, measure, write, verify and self-test; then point `latest` at the new version, unless that is for research only.
 
     A finished fit is kept in the cache: the same command, interrupted while it measures, does not fit again.
 
@@ -292,6 +292,6 @@ def _write(bundle: VerifiedBundle, manifest: Manifest, gate: GateParts, places: 
     if written.network != bundle.network:  # pragma: no cover  (what was handed in is what was hashed)
         raise ConfigurationError("export_mismatch", f"{ref} has another network than {bundle.ref}")
     self_test(written, engine, gate_engine)
-    if manifest.promotion is None or manifest.promotion.passed:
+    if manifest.research_label is None and manifest.licence.commercial_use:
         write_atomically(places.bundles / "latest", f"{ref}\n".encode())
     return written

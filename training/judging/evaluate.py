@@ -66,6 +66,7 @@ def evaluate_report(run: Run, places: Places) -> dict[str, Any]:
     fixed = fixed_decision(run)
     sets = load_logits(run, "report")
     figures = {
+        "weights_digest": run.read_json("figures-hard.json")["weights_digest"],
         "clean": describe(run.recipe, fixed, sets[CLEAN]),
         "mix": describe(run.recipe, fixed, mix(list(sets.values()))),
         "corruptions": {name: _macro_scores(fixed, films) for name, films in sets.items()},
