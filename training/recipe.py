@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import Name
 from app.errors import ConfigurationError
+from training.classical.spec import ClassicalPart
 from training.data.spec import DataPart
 from training.fitting.spec import Augmentation, RadiographAugmentation, TrainingPart
 from training.judging.spec import DecisionPart, EvaluationPart
@@ -37,7 +38,8 @@ class Recipe(Part):
     """One training system. `input` is the bundle's input specification, executed by `app.preprocessing`.
 
     title: one line for tables. design: the source design that this recipe reproduces. policy: the promotion policy
-    (`training/policies/`) that a run must meet to be exported. search: what a study may change; it does not shape a single run.
+    (`training/policies/`) that a run must meet to be exported. search: what a study may change; classical: the baselines beside the
+    run; neither shapes it.
     """
 
     name: Name
@@ -54,6 +56,7 @@ class Recipe(Part):
     decision: DecisionPart
     evaluation: EvaluationPart = EvaluationPart()
     search: SearchPart | None = None
+    classical: ClassicalPart | None = None
 
     @model_validator(mode="after")
     def _supported(self) -> Self:
@@ -74,8 +77,8 @@ class Recipe(Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that shapes the run: title, design and search do not."""
-        content = self.model_dump(mode="json", exclude={"title", "design", "search"})
+        """SHA-256 of everything that shapes the run: title, design, search and classical do not."""
+        content = self.model_dump(mode="json", exclude={"title", "design", "search", "classical"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -72,6 +72,10 @@ class Run:
 
     def network(self) -> TriageNetwork:
         """The run's result, on the CPU, in evaluation mode."""
+        if (self.path / "classical.json").is_file():
+            raise ConfigurationError(
+                "no_network", f"{self.path.name} is a classical baseline: it has no network and is never exported"
+            )
         if not self.complete:
             raise ConfigurationError("step_missing", f"{self.path.name} is not fitted to its end: run `fit` again")
         recipe = self.recipe

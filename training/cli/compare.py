@@ -49,7 +49,8 @@ def search(
 
 def classical(ctx: typer.Context, recipe: RecipeName, whole: Whole = False, change: Change = None) -> None:
     """HOG with logistic regression, MLP, random forest and boosting on the recipe's films: lines of the leaderboard, no bundles."""
-    for run in run_classical(chosen_recipe(recipe, None, whole, change), ctx.obj, console()):
+    chosen = chosen_recipe(recipe, None, whole, change)
+    for run in run_classical(chosen, ctx.obj, console(), part=chosen.classical):
         typer.echo(run)
 
 

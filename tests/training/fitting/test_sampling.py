@@ -71,6 +71,13 @@ def test_rare_labels_are_topped_up(seed: int) -> None:
     assert len(order) <= 200 + 4 * 40
 
 
+def test_films_added_for_a_rare_label_count_for_the_others() -> None:
+    target = np.array([[1, 1]] * 2 + [[0, 1]] * 3 + [[0, 0]] * 5, dtype=np.float32)
+    order = _order(target, [""] * 10, _part(oversample_to=8), "multilabel")
+    assert (target[order] == 1).sum(axis=0).tolist() == [8, 11]
+    assert len(order) == 10 + 6  # none more for the second label
+
+
 def test_a_label_without_films_is_left_as_it_is() -> None:
     target = np.array([[1, 0], [0, 0], [1, 0]], dtype=np.float32)
     order = _order(target, [""] * 3, _part(oversample_to=5), "multilabel")
