@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
 from training.data.films import Film
+from training.publishing import policy
 
 HEADER = ["path", "source", "upstream_split", "label", "patient_id", "orig_width", "orig_height", "sha256_of_original"]
 HEADER += ["licence", "finding_detail", "view", "age_group", "dup_group", "via"]
@@ -169,6 +171,14 @@ class _Shot:
     label: str
     split: str = ""
     columns: tuple[tuple[str, str], ...] = ()
+
+
+def write_lenient_policy(folder: Path) -> Path:
+    """Policies that a tiny network can meet: `default` without minima."""
+    folder.mkdir(parents=True)
+    shutil.copy(policy.POLICIES / f"{policy.STATEMENTS}.toml", folder)
+    (folder / "default.toml").write_text('name = "default"\ntitle = "no minima"\nshortcuts = false\n')
+    return folder
 
 
 def film(  # a builder with one argument per column that tests care about

@@ -50,7 +50,8 @@ def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
     [
         ('resize = "stretch"', 'resize = "pad"', "stretch"),
         ("size = 64 }]", "size = 48 }]", "last training stage"),
-        ("channels = 1", "channels = 3", "one channel"),
+        ('kind = "youden"', 'kind = "argmax"', "does not fit a binary recipe"),
+        ("learning_rate = 3e-3", 'loss = { kind = "cross_entropy" }', "does not fit a binary recipe"),
         ("validation_each = 0.2", "validation_each = 1.5", "validation_each"),
     ],
 )
@@ -75,3 +76,35 @@ def test_stages_follow_each_other(tmp_path: Path) -> None:
     assert [part.size_of(e) for e in range(3)] == [32, 32, 64]
     with pytest.raises(ValueError, match="beyond"):
         part.size_of(3)
+
+
+def test_a_recipe_lies_over_its_base(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "child.toml").write_text(
+        f'base = "{tmp_path}/tiny.toml"\nname = "child"\n[training]\nbatch = 4\n[augmentation]\nkind = "torchvision"\n'
+    )
+    base, child = load_recipe(tmp_path / "tiny.toml"), load_recipe(tmp_path / "child.toml")
+    assert child.training.batch == 4
+    assert child.training.stages == base.training.stages
+    assert child.data == base.data
+    assert child.augmentation.kind == "torchvision"  # a table of another kind replaces, it does not mix
+    (tmp_path / "child.toml").write_text(f'base = "{tmp_path}/child.toml"\nname = "child"\n')
+    with pytest.raises(ConfigurationError, match="its own base"):
+        load_recipe(tmp_path / "child.toml")
+
+
+def test_values_are_changed_by_their_path(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, TINY)
+    changed = recipe.changed({"training.stages.0.epochs": 3, "seed": 8, "data.sources.1.limit": 5})
+    assert (changed.training.epochs, changed.seed, changed.data.sources[1].limit) == (4, 8, 5)
+    assert changed.digest != recipe.digest
+    for path in ("training.rate", "training.stages.7.epochs", "seed.what"):
+        with pytest.raises(ConfigurationError, match="has no value"):
+            recipe.changed({path: 1})
+
+
+def test_what_does_not_shape_the_weights_is_not_in_the_digest(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, TINY)
+    search = {"space": {"training.learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-2}}}
+    assert recipe.changed({"title": "another", "search": search}).digest == recipe.digest
+    assert recipe.changed({"data.split_seed": 3}).digest != recipe.digest

@@ -10,10 +10,10 @@ import typer
 
 from app.bundle.store import BundleRef, BundleStore
 from training.cli.shared import console
-from training.judging.reduced import LIMIT, compare_copies, model_of
 from training.gate.build import build_gated
 from training.gate.fit import GateFit
 from training.gate.measure import PICTURES, figure_lines
+from training.judging.reduced import LIMIT, compare_copies, model_of
 from training.places import CHECKOUT, Places
 from training.publishing.readme import write_readme_figures
 from training.recipe import load_recipe

@@ -32,7 +32,7 @@ def leaderboard(ctx: typer.Context) -> None:
         Console().print(table)
 
 
-def search(
+def search(  # noqa: PLR0917  typer passes by name
     ctx: typer.Context,
     recipe: RecipeName,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all; default: the recipe's.")] = None,

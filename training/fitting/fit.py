@@ -7,7 +7,7 @@ generators seeded with (seed, epoch), so a run that was killed and started again
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.errors import ConfigurationError
 from training.data.cache import Pixels, load_pixels
+from training.data.fingerprint import fingerprint
 from training.data.leaks import check_duplicates
 from training.data.splits import Splits, recipe_splits
 from training.data.targets import targets
@@ -29,14 +30,16 @@ from training.fitting.distributed import Processes, processes
 from training.fitting.loop import Session, TrainingSet, batches, run_epoch
 from training.fitting.losses import Loss, build_loss
 from training.fitting.optimise import Arithmetic, build_optimiser
+from training.fitting.pretrain import pretrained_body
 from training.fitting.sampling import epoch_order
 from training.fitting.stopping import validate, watched
 from training.networks.network import TriageNetwork, build_network
-from training.networks.pretrain import pretrained_body
 from training.networks.weights import load_body, load_weights
 from training.places import Places
 from training.recipe import Recipe
 from training.runs import Run, environment, open_run
+
+OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class Films:
     watched_target: NDArray[np.float32]
 
 
-def fit(recipe: Recipe, places: Places, console: Console) -> Run:
+def fit(recipe: Recipe, places: Places, console: Console, on_epoch: OnEpoch | None = None) -> Run:
     """Train to the end of the recipe, from the last checkpoint if there is one. Returns the complete run.
 
-    Under torchrun every process calls this; process 0 writes and prints.
+    Under torchrun every process calls this; process 0 writes and prints. on_epoch: told each epoch's line of metrics.jsonl after its
+    checkpoint is kept (process 0); what it raises ends the fit, which the same call would go on with.
 
     Raises:
         ConfigurationError: `run_busy`, `too_few_films`, `diverged`, `batch_not_shared`, `float16_needs_accelerator`, `early_stopping`,
@@ -68,12 +72,12 @@ def fit(recipe: Recipe, places: Places, console: Console) -> Run:
         if run.complete:
             console.print(f"{run.path.name} is complete; nothing to do")
         else:
-            _fit(run, places, console, group)
+            _fit(run, places, console, group, on_epoch)
         group.wait()
     return run
 
 
-def _fit(run: Run, places: Places, console: Console, group: Processes) -> None:
+def _fit(run: Run, places: Places, console: Console, group: Processes, on_epoch: OnEpoch | None) -> None:
     recipe = run.recipe
     films = _films(run, places, group)
     session = Session(recipe, films.training, _loss(recipe, films.training, group.device), group)
@@ -85,6 +89,8 @@ def _fit(run: Run, places: Places, console: Console, group: Processes) -> None:
             if group.first:
                 save(run, state)
             console.print(_line(entry, recipe.training.epochs))
+            if group.first and on_epoch is not None:
+                on_epoch(entry)
         if recipe.training.average.kind == "swa":
             _reestimate(recipe, state, films.training, group.device)
     if group.first:
@@ -103,7 +109,9 @@ def _films(run: Run, places: Places, group: Processes) -> Films:
     clean = load_pixels(places.data, splits.fit, recipe.input, places.cache) if recipe.training.early_stopping else None
     if group.first:
         sizes = {name: len(films) for name, films in vars(splits).items()}
-        run.write_json("splits.json", {"digest": splits.digest, "films": sizes, "duplicates_within_parts": len(within)})
+        every = [film for films in vars(splits).values() for film in films]
+        facts = {"digest": splits.digest, "films": sizes, "duplicates_within_parts": len(within)}
+        run.write_json("splits.json", {**facts, "fingerprint": fingerprint(every, recipe.data)})
         facts = {"training_data_digest": pixels.digest, "device": str(group.device), "processes": group.count}
         run.write_json("environment.json", {**environment(), **facts})
         group.wait()

@@ -30,10 +30,10 @@ from app.imaging.dicom.decoders import DecoderPool
 from app.inference.engine import OnnxRuntimeEngine
 from app.preprocessing import prepare
 from app.selftest import golden_cases, self_test
-from training.data.splits import recipe_splits
 from training.data.cache import LIMITS, Pixels, load_pixels
 from training.data.films import Film
 from training.data.sources import licence, source
+from training.data.splits import recipe_splits
 from training.gate.exposure import drawn, made_of
 from training.gate.fit import INPUT, SOURCE, GateFit, fit_gate
 from training.gate.measure import PICTURES, Bench, Gatekeeper, measure

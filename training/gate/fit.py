@@ -23,10 +23,10 @@ from torch import Tensor
 from app.bundle.input_spec import InputSpec, PerImageNormalisation
 from training.data.films import Film
 from training.fitting.augment import augment, standardise
+from training.fitting.spec import RadiographAugmentation
 from training.gate.exposure import drawn, made_of
 from training.gate.network import SIZE, GateNetwork, build_gate
 from training.gate.poses import CROPPED, POSES, Gray, resized, turned, window
-from training.fitting.spec import RadiographAugmentation
 
 _NORMALISATION = PerImageNormalisation(kind="per_image", std_floor=8.0)
 # what the service shows the network; the low-pass evens out the sharpness of copies at different sizes

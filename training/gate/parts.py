@@ -20,9 +20,9 @@ from pathlib import Path
 
 from training.data.collect import read_manifest
 from training.data.films import Film
-from training.judging.reduced import ORIGINALS
 from training.data.sources import COMMERCIAL
 from training.data.splits import Splits
+from training.judging.reduced import ORIGINALS
 
 OTHERS = ("nih_chestxray14", "hannover_covid19")
 UNSEEN = ("rsna_normal", "tbx11k", "cohen_covid_chestxray")

@@ -21,10 +21,10 @@ from training.data.films import Film
 from training.data.fingerprint import data_sources
 from training.data.sources import intended_use, licence
 from training.data.splits import recipe_splits
+from training.fitting.pretrain import usable_films
 from training.judging.decide import Fixed
 from training.networks.network import TriageNetwork
 from training.networks.onnx_export import explanation_kind, feature_shape
-from training.networks.pretrain import usable_films
 from training.places import Places
 from training.publishing import evidence
 from training.publishing.evidence import Figures, load_figures

@@ -19,7 +19,7 @@ from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL
 from training.fitting import fit as fit_module
 from training.fitting.fit import fit
 from training.networks.network import build_network
-from training.networks.weights import body_bytes
+from training.networks.weights import body_bytes, load_body
 from training.places import CHECKOUT, Places
 from training.recipe import Recipe, parse_recipe
 from training.runs import Run
@@ -224,6 +224,16 @@ def test_a_fit_starts_from_the_recipes_weights(places: Places, tmp_path: Path) -
     run = fit(_recipe(network__weights=weights, network__frozen=True), places, QUIET)
     handed = run.network().body.state_dict()
     assert all(torch.equal(handed[name], value) for name, value in body.body.state_dict().items())
+
+
+def test_a_fit_starts_from_the_recipes_pretraining(places: Places) -> None:
+    pretraining = {"method": "simsiam", "epochs": 1, "size": 32, "batch": 8}
+    run = fit(_recipe(pretraining=pretraining, network__frozen=True), places, QUIET)
+    (made,) = places.cache.glob("tiny_cnn-*.safetensors")
+    wanted = build_network(run.recipe.network, outputs=1, channels=1, seed=99)
+    load_body(wanted, made)
+    handed = run.network().body.state_dict()
+    assert all(torch.equal(handed[name], value) for name, value in wanted.body.state_dict().items())
 
 
 def _fails(code: str, recipe: Recipe, places: Places) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.phantom_data import TINY, write_data
-from training.data.splits import Splits
-from training.fitting.fit import recipe_splits
+from training.data.splits import Splits, recipe_splits
 from training.gate.parts import Parts, deal, not_frontal_paths, original_paths
 from training.places import Places
 from training.recipe import load_recipe

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from tests.training.networks.test_pretrain import pretraining_recipe
+from tests.training.fitting.test_pretrain import pretraining_recipe
 from training.data.splits import recipe_splits
-from training.networks import pretrain
+from training.fitting import pretrain
 from training.places import Places
 from training.recipe import Recipe
 

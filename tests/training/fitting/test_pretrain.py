@@ -24,10 +24,10 @@ from training.data.collect import collect
 from training.data.films import Film
 from training.data.spec import ManifestSource
 from training.data.splits import recipe_splits
-from training.networks import pretrain
+from training.fitting import pretrain
+from training.fitting.objectives import MASKED_SHARE, PATCH, Masked, SimSiam, spread
+from training.fitting.pretrain import pretrained_body, pretraining_facts, usable_films
 from training.networks.network import build_network
-from training.networks.objectives import MASKED_SHARE, PATCH, Masked, SimSiam, spread
-from training.networks.pretrain import pretrained_body, pretraining_facts, usable_films
 from training.networks.weights import load_body
 from training.places import CHECKOUT, Places
 from training.recipe import Recipe, parse_recipe
@@ -87,7 +87,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(places: Places, tmp_pa
     """kill -9 in the middle of the second of three epochs."""
     undisturbed, _ = _run(pretraining_recipe(), places)
     cut = _again(places, tmp_path)
-    child = [sys.executable, "-m", "tests.training.networks.pretraining_child", str(cut.data), str(cut.cache)]
+    child = [sys.executable, "-m", "tests.training.fitting.pretraining_child", str(cut.data), str(cut.cache)]
     done = subprocess.run(child, cwd=CHECKOUT, capture_output=True, check=False, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert [p.name for p in cut.cache.glob("tiny_cnn-*.checkpoint.pt")] == [f"{undisturbed.stem}.checkpoint.pt"]

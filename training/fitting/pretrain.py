@@ -39,8 +39,8 @@ from training.data.films import Film
 from training.data.leaks import without_copies
 from training.data.splits import recipe_splits
 from training.fitting.augment import network_input
+from training.fitting.objectives import Masked, Objective, SimSiam, spread
 from training.networks.network import TriageNetwork, build_network
-from training.networks.objectives import Masked, Objective, SimSiam, spread
 from training.networks.onnx_export import feature_shape
 from training.networks.spec import PretrainingPart
 from training.networks.weights import body_bytes
