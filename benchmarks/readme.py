@@ -1,4 +1,4 @@
-"""`make readme`: the parts of README.md that are made from code: settings, error codes, and the first request's real answer."""
+"""`make readme`: the parts of README.md that are made from code: settings, error codes, recipes, and the first request's real answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.errors import ERROR_TABLE
 from app.imaging.phantom import encode_jpeg, phantom
 from app.settings import PROJECT_ROOT, Settings
 from benchmarks.server import serving
+from training.recipe import RECIPES, load_recipe
 
 README = PROJECT_ROOT / "README.md"
 
@@ -47,6 +48,12 @@ def errors_table() -> str:
     return "\n".join(["| code | status | title | detail |", "|---|---|---|---|", *rows])
 
 
+def recipes_table() -> str:
+    recipes = [load_recipe(path.stem) for path in sorted(RECIPES.glob("*.toml"))]
+    rows = [f"| `{recipe.name}` | {recipe.title} |" for recipe in recipes]
+    return "\n".join(["| recipe | what it is |", "|---|---|", *rows])
+
+
 def first_answer() -> str:
     """What `cxr phantom` and the README's curl really answer with the demo bundle (times and ids are this run's)."""
     film = encode_jpeg(phantom(1))
@@ -60,7 +67,8 @@ def first_answer() -> str:
 
 
 def main() -> None:
-    for name, text in (("settings", settings_table()), ("errors", errors_table()), ("first-answer", first_answer())):
+    tables = {"settings": settings_table(), "errors": errors_table(), "recipes": recipes_table()}
+    for name, text in (*tables.items(), ("first-answer", first_answer())):
         write_block(name, text)
 
 

@@ -9,6 +9,7 @@ from app.cli.conformance import statement
 from app.errors import ERROR_TABLE
 from app.settings import PROJECT_ROOT, Settings
 from benchmarks.readme import shown_default
+from training.recipe import RECIPES, load_recipe
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -35,3 +36,9 @@ def test_every_guarded_route_stands_in_the_readme() -> None:
 def test_the_conformance_statement_is_what_the_code_says() -> None:
     """`cxr conformance > deploy/CONFORMANCE.md` brings it up to date."""
     assert (PROJECT_ROOT / "deploy" / "CONFORMANCE.md").read_text(encoding="utf-8") == statement()
+
+
+def test_every_recipe_stands_in_the_readme_with_its_title() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \|$", README, re.MULTILINE))
+    for path in sorted(RECIPES.glob("*.toml")):
+        assert rows.get(path.stem) == load_recipe(path.stem).title, "run `make readme`"
