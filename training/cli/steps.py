@@ -112,15 +112,15 @@ def run_all(  # noqa: PLR0917  typer passes by name
 ) -> None:
     """Everything for one recipe: splits, fit, evaluate, checks, promote, export, report, tracking.
 
-    A run whose very weights were judged on the test split before is not judged on it again. Exit 1 where the policy failed and
+    Interrupted? The same command goes on: weights that were judged by `hard` or on the test split are not judged so again. Exit 1 where the policy failed and
     nothing was exported.
     """
     chosen: Recipe = chosen_recipe(recipe, seed, whole, change)
     _show_splits(chosen, ctx.obj)
     run = fit_recipe(chosen, ctx.obj, console())
     for step in Step:
-        if step is Step.TEST and _tested(run):
-            typer.echo("test: these weights were judged before; see the ledger")
+        if step in {Step.HARD, Step.TEST} and _judged(run, step):
+            typer.echo(f"{step.value}: these weights were judged before")
         else:
             _evaluate(run, ctx.obj, step)
     _checks(run, ctx.obj)
@@ -134,21 +134,23 @@ def run_all(  # noqa: PLR0917  typer passes by name
 
 
 def _show_splits(recipe: Recipe, places: Places) -> None:
-    dealt = recipe_splits(recipe, places)
-    names = recipe.data.outputs if recipe.data.task != "binary" else recipe.data.classes
-    table = Table("part", "films", "patients", *names, title=f"splits {dealt.digest[:8]}")
-    for part, films in vars(dealt).items():
-        counts = _counts(films, recipe)
-        table.add_row(part, *map(str, (len(films), len({f.patient for f in films}), *counts)))
+    """One column per part; rows: films, patients, films of each class."""
+    dealt = vars(splits := recipe_splits(recipe, places))
+    table = Table("", *dealt, title=f"splits {splits.digest[:8]}")
+    table.add_row("films", *(str(len(films)) for films in dealt.values()))
+    table.add_row("patients", *(str(len({f.patient or f.path for f in films})) for films in dealt.values()))
+    counts = [_counts(films, recipe) for films in dealt.values()]
+    for k, name in enumerate(recipe.data.classes):
+        table.add_row(name, *(str(part[k]) for part in counts))
     Console().print(table)
 
 
 def _counts(films: tuple[Film, ...], recipe: Recipe) -> list[int]:
-    """Films of each class; binary: of both."""
-    shown = np.nansum(targets(films, recipe.data), axis=0).astype(int).tolist() if films else [0] * 256
-    if recipe.data.task == "binary":
-        return [len(films) - shown[0], shown[0]]
-    return list(shown[: len(recipe.data.outputs)])
+    """Films of each class of the recipe."""
+    if not films:
+        return [0] * len(recipe.data.classes)
+    shown = np.nansum(targets(films, recipe.data), axis=0).astype(int).tolist()
+    return [len(films) - shown[0], shown[0]] if recipe.data.task == "binary" else list(shown)
 
 
 def _evaluate(run: Run, places: Places, step: Step) -> None:
@@ -171,8 +173,8 @@ def _promote(run: Run) -> bool:
     return decided.passed
 
 
-def _tested(run: Run) -> bool:
-    figures = run.optional_json("figures-test.json")
+def _judged(run: Run, step: Step) -> bool:
+    figures = run.optional_json(f"figures-{step.value}.json")
     return figures is not None and bool(figures["weights_digest"] == run.weights_digest())
 
 
