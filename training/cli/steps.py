@@ -112,8 +112,8 @@ def run_all(  # noqa: PLR0917  typer passes by name
 ) -> None:
     """Everything for one recipe: splits, fit, evaluate, checks, promote, export, report, tracking.
 
-    Interrupted? The same command goes on: weights that were judged by `hard` or on the test split are not judged so again. Exit 1 where the policy failed and
-    nothing was exported.
+    Interrupted? The same command goes on: weights that were judged by `hard` or on the test split are not judged so again. Exit 1
+    where the policy failed and nothing was exported.
     """
     chosen: Recipe = chosen_recipe(recipe, seed, whole, change)
     _show_splits(chosen, ctx.obj)
