@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import random
+import threading
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -152,8 +153,17 @@ def _lut(entries: int, first: int, bits: int) -> Dataset:
     return item
 
 
-@functools.cache
+_MAKING = threading.Lock()
+
+
 def _seeds() -> tuple[_Seed, ...]:
+    """Made once, by whoever comes first: the encoders behind `sound_films` are not safe in several threads at a time."""
+    with _MAKING:
+        return _made()
+
+
+@functools.cache
+def _made() -> tuple[_Seed, ...]:
     return tuple(_taken_apart(name, data) for name, data in sound_films().items())
 
 
