@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import random
-import threading
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
