@@ -38,6 +38,7 @@ from training.judging.weighted import Labels
 
 NONE = NoCalibration(method="none")
 _RANGE = (-np.log(20), np.log(20))  # of the logarithm of a temperature
+_SLOPES = (1 / 20, 20.0)
 
 
 class Candidate(BaseModel):
@@ -65,8 +66,10 @@ class Choice(BaseModel):
 def fit_calibrators(films: Scored, methods: Sequence[Calibrator]) -> dict[Calibrator, Calibration]:
     """The wanted candidates that the manifest accepts, in the order asked for.
 
-    Platt drops out with a slope that is not positive, isotonic with a flat curve, for any logit; both drop out, and a logit's own
-    temperature falls back to the common one, where a logit has films of one truth only.
+    Platt drops out with a slope that is not positive, isotonic with a flat curve, for any logit, and both where a logit has films of one
+    truth only; the latter's own temperature falls back to the common one. Labels of a multilabel recipe stand by themselves, and one
+    thin label must not take the curves of all others away: there Platt's slopes are kept within the range of the temperatures, and a
+    label of one truth gets the probability that so many films without a counterexample allow.
     """
     found: dict[Calibrator, Calibration | None] = {}
     for method in methods:
@@ -193,7 +196,13 @@ def _columns(films: Scored) -> list[tuple[Floats, Labels]] | None:
 
 
 def _platt(films: Scored) -> PlattCalibration | None:
-    pairs = [_platt_pair(*column) for column in _columns(films) or ()]
+    copies = len(films) / max(1, len(np.unique(films.paths)))
+    if films.task == "multilabel":
+        known = np.isfinite(films.targets)
+        columns = [(films.logits[seen, k], films.targets[seen, k].astype(np.int64)) for k, seen in enumerate(known.T)]
+        pairs = [_platt_pair(*c, copies, _SLOPES) if len(c[1]) else (1.0, 0.0) for c in columns]
+    else:
+        pairs = [_platt_pair(*column, copies) for column in _columns(films) or ()]
     if not pairs or any(slope <= 0 for slope, _ in pairs):
         return None
     return PlattCalibration(
@@ -201,31 +210,37 @@ def _platt(films: Scored) -> PlattCalibration | None:
     )
 
 
-def _platt_pair(margins: Floats, labels: Labels) -> tuple[float, float]:
-    """argmin over (slope, intercept) of the log-loss, with Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2)."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
+def _platt_pair(
+    margins: Floats, labels: Labels, copies: float, slopes: tuple[float | None, float | None] = (None, None)
+) -> tuple[float, float]:
+    """argmin over (slope, intercept) of the log-loss, with Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2).
+
+    copies: how often each film stands among them (clean and corrupted): N+ and N- count films. slopes: bounds.
+    """
+    positives = float(labels.sum()) / copies
+    negatives = len(labels) / copies - positives
     target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
     def loss(parameters: Floats) -> float:
         shifted = parameters[0] * margins + parameters[1]
         return float(np.mean(np.logaddexp(0, shifted) - target * shifted))
 
-    found = minimize(loss, x0=[1.0, 0.0], method="L-BFGS-B")
+    found = minimize(loss, x0=[1.0, 0.0], bounds=[slopes, (None, None)], method="L-BFGS-B")
     return float(found.x[0]), float(found.x[1])
 
 
 def _isotonic(films: Scored) -> IsotonicCalibration | None:
-    curves = [_curve(*column) for column in _columns(films) or ()]
+    copies = len(films) / max(1, len(np.unique(films.paths)))
+    curves = [_curve(*column, copies) for column in _columns(films) or ()]
     kept = tuple(curve for curve in curves if curve is not None)
     return IsotonicCalibration(method="isotonic", curves=kept) if kept and len(kept) == len(curves) else None
 
 
-def _curve(margins: Floats, labels: Labels) -> IsotonicCurve | None:
-    """Pool-adjacent-violators; probabilities kept in [1/2N, 1 - 1/2N], since no finite sample shows a certainty."""
+def _curve(margins: Floats, labels: Labels, copies: float) -> IsotonicCurve | None:
+    """Pool-adjacent-violators; probabilities kept in [1/2N, 1 - 1/2N], since no sample of N films shows a certainty."""
     fitted = IsotonicRegression().fit(margins, labels)
     x, y = np.asarray(fitted.X_thresholds_, float), np.asarray(fitted.y_thresholds_, float)
-    edge = 0.5 / len(labels)
+    edge = min(0.5, 0.5 * copies / len(labels))
     y = np.clip(y, edge, 1 - edge)
     keep = np.r_[True, np.diff(x) > 0]
     x, y = x[keep], np.maximum.accumulate(y[keep])

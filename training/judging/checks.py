@@ -141,7 +141,8 @@ def _tta(subject: _Subject) -> dict[str, Any]:
 
 def _explanations(subject: _Subject) -> dict[str, Any]:
     recipe = subject.run.recipe
-    groups = groups_of(recipe, subject.pixels.plain, subject.clean, recipe.evaluation.explanations)
+    each = min(recipe.evaluation.explanations, max(1, subject.limits.explained // len(recipe.data.classes)))
+    groups = groups_of(recipe, subject.pixels.plain, subject.clean, each)
     return explanation_report(
         subject.network, recipe, subject.read, groups, bootstraps=subject.limits.bootstraps, seed=recipe.seed
     )

@@ -12,6 +12,7 @@ Each step writes figures-<step>.json, and logits-<step>.npz for what it was comp
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def evaluate_report(run: Run, places: Places) -> dict[str, Any]:
     fixed = fixed_decision(run)
     sets = load_logits(run, "report")
     figures = {
-        "weights_digest": run.read_json("figures-hard.json")["weights_digest"],
+        **_judged(run),
         "clean": describe(run.recipe, fixed, sets[CLEAN]),
         "mix": describe(run.recipe, fixed, mix(list(sets.values()))),
         "corruptions": {name: _macro_scores(fixed, films) for name, films in sets.items()},
@@ -80,7 +81,8 @@ def evaluate_external(run: Run, places: Places) -> dict[str, Any]:
     """Figures of each set from elsewhere, from the logits of the hard validation."""
     del places
     fixed = fixed_decision(run)
-    figures = {name: describe(run.recipe, fixed, films) for name, films in load_logits(run, "external").items()}
+    sets = load_logits(run, "external")
+    figures = {name: describe(run.recipe, fixed, films) for name, films in sets.items()} | _judged(run)
     run.write_json("figures-external.json", figures)
     return figures
 
@@ -88,10 +90,11 @@ def evaluate_external(run: Run, places: Places) -> dict[str, Any]:
 def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
     """The test set, everything else being fixed; adds a line to the ledger before anything of it is written elsewhere."""
     fixed = fixed_decision(run)
-    run.read_json("figures-report.json")  # the report half comes first
-    digest = run.weights_digest()
-    if run.read_json("figures-hard.json")["weights_digest"] != digest:
+    judged, digest = _judged(run), run.weights_digest()
+    if judged["weights_digest"] != digest:
         raise ConfigurationError("stale_step", "the weights changed after the hard validation; run it again")
+    if run.read_json("figures-report.json").get("decision_digest", judged["decision_digest"]) != decision_digest(run):
+        raise ConfigurationError("stale_step", "thresholds were derived anew after the report step; take it again")
     films = checked_splits(run, places).test
     if not films:
         raise ConfigurationError("no_films", f"{run.recipe.name} has no test films; nothing is opened")
@@ -99,7 +102,7 @@ def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
     whole = describe(run.recipe, fixed, scored)
     figures = {"test": whole} | _record(run, places, scored, whole, digest)
     _save_logits(run, "test", {"test": scored})
-    figures |= {"sources": _by_source(run, fixed, scored), "weights_digest": digest}
+    figures |= {"sources": _by_source(run, fixed, scored), **judged}
     run.write_json("figures-test.json", figures)
     return figures
 
@@ -107,6 +110,19 @@ def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
 def fixed_decision(run: Run) -> Fixed:
     """Calibration and operating points of a run. Raises ConfigurationError before the hard validation."""
     return Fixed.model_validate(run.read_json("decision.json"))
+
+
+def decision_digest(run: Run) -> str:
+    """SHA-256 of what decides, in canonical JSON: figures of other calibrators or thresholds are not the run's. Raises
+    ConfigurationError before the hard validation."""
+    content = json.dumps(run.read_json("decision.json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _judged(run: Run) -> dict[str, str]:
+    """What a step's figures belong to."""
+    weights = str(run.read_json("figures-hard.json")["weights_digest"])
+    return {"weights_digest": weights, "decision_digest": decision_digest(run)}
 
 
 def checked_splits(run: Run, places: Places) -> Splits:
@@ -248,7 +264,8 @@ def summary(figures: dict[str, Any], step: str) -> Sequence[str]:
         )
         return [chosen, ", ".join(f"{name} {value:.4f}" for name, value in figures["auroc"].items())]
     if step == "external":
-        return [line for name, body in figures.items() for line in (f"{name} (n = {body['n']})", *_body(body))]
+        sets = {name: body for name, body in figures.items() if isinstance(body, dict)}
+        return [line for name, body in sets.items() for line in (f"{name} (n = {body['n']})", *_body(body))]
     lines = _body(figures["test" if step == "test" else "clean"])
     return [*lines, f"{figures['ledger']}: {figures['ledger_rows']} lines"] if step == "test" else lines
 

@@ -20,7 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def looks_beside(ledger: Path) -> Path:
 def append_look(path: Path, look: Mapping[str, Any]) -> int:
     """Add one line, durably, chained to the one before it. Returns the number of lines now.
 
-    Raises ValueError where the last line is not whole or is no JSON: a ledger is never rewritten.
+    Raises ValueError where a line was changed or taken out, or the last one is not whole: a ledger is never rewritten.
     """
     with path.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -101,8 +101,7 @@ def append_look(path: Path, look: Mapping[str, Any]) -> int:
         if text and not text.endswith("\n"):
             raise ValueError(f"{path.name} ends in the middle of a line; restore it before looking again")
         lines = text.splitlines()
-        if lines:
-            json.loads(lines[-1])
+        _check_chain(lines, path.name)
         line = json.dumps({**look, "previous": _digest(lines[-1]) if lines else ""}, sort_keys=True, allow_nan=False)
         stream.seek(0, os.SEEK_END)
         stream.write(line + "\n")
@@ -118,11 +117,14 @@ def read_looks(path: Path) -> list[dict[str, Any]]:
 
 def check_looks(path: Path) -> None:
     """Raises ValueError where a line does not follow from the one before it."""
+    _check_chain(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], path.name)
+
+
+def _check_chain(lines: Sequence[str], name: str) -> None:
     previous = ""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if json.loads(line).get("previous") != previous:
-            raise ValueError(f"{path.name}: line {number} does not follow from the one before it")
+            raise ValueError(f"{name}: line {number} does not follow from the one before it")
         previous = _digest(line)
 
 

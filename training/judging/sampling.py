@@ -21,11 +21,12 @@ class Limits:
     Two quiet cores read some 30 films a second by a ResNet-18 at 224 px, so that the suite (45 settings) takes about three minutes.
     """
 
-    suite: int = 120
+    suite: int = 90
     tta: int = 400
     edges: int = 240
     train: int = 4000
     gallery: int = 8
+    explained: int = 120  # over all classes
     bootstraps: int = 200
 
 

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import IntendedUse, Manifest, Metric
 from app.errors import ConfigurationError
 from training.data.sources import intended_use
 from training.publishing import evidence
-from training.publishing.evidence import EXTERNAL, OFFICIAL, REPORT_CLEAN, REPORT_MIX, SLICES, TEST, Figures
-from training.publishing.policy import Statements, load_policy
+from training.publishing.evidence import EXTERNAL, HARD, OFFICIAL, REPORT_CLEAN, REPORT_MIX, SLICES, TEST, Figures
+from training.publishing.policy import Policy, Statements, load_policy
 
 CARD = "model card: source attributes"  # the line of a promotion that says whether all of them are known
+Shortcuts = Literal["held", "failed", "not asked"]
+SHORTCUTS: Mapping[Shortcuts, str] = {
+    "held": "Probes that see no sharp lung measure what the source or a mark gives away; the policy asks for them, and found no shortcut.",
+    "failed": "Probes that see no sharp lung measure what the source or a mark gives away: the policy asks for them, and the network "
+    "did not pass (see the promotion's lines): it may read the source or a mark instead of the disease.",
+    "not asked": "No policy that it was held against asks for shortcut probes: the network may read the source or a mark.",
+}
 REPORTS, TESTS = (REPORT_CLEAN, REPORT_MIX), (OFFICIAL, TEST)
 
 
@@ -33,7 +41,8 @@ class SourceAttribute:
 @dataclass(frozen=True)
 class Facts:
     """What the attributes are made from. sources: one phrase per training source; metrics: as in the manifest; sliced: whether the
-    slices were looked at, be they large enough to be compared or not."""
+    slices were looked at, be they large enough to be compared or not; bounded: whether the policy bounds their gaps; shortcuts: what
+    became of the policy's lines on shortcuts."""
 
     task: str
     classes: tuple[str, ...]
@@ -44,11 +53,14 @@ class Facts:
     metrics: tuple[Metric, ...]
     statements: Statements
     sliced: bool
+    bounded: bool
+    shortcuts: Shortcuts
 
 
-def facts_of_run(figures: Figures, statements: Statements) -> Facts:
-    """Before there is a manifest: from the recipe and the figures."""
+def facts_of_run(figures: Figures, policy: Policy) -> Facts:
+    """Before there is a manifest: from the recipe, the figures and the policy that they are held against."""
     recipe = figures.recipe
+    verdict = (figures.shortcuts or {}).get("verdict", [])
     return Facts(
         recipe.data.task,
         recipe.data.classes,
@@ -57,8 +69,10 @@ def facts_of_run(figures: Figures, statements: Statements) -> Facts:
         recipe.input,
         recipe.data.folders,
         tuple(evidence.metrics(figures)),
-        statements,
+        policy.statements,
         bool(figures.checks and "slices" in figures.checks),
+        policy.slices is not None,
+        _shortcuts([bool(line["passed"]) for line in verdict] or [False]) if policy.shortcuts else "not asked",
     )
 
 
@@ -66,8 +80,27 @@ def facts_of_manifest(m: Manifest) -> Facts:
     """Of a bundle; its statements are those of the policy that judged it (of the default one where none did)."""
     outputs = m.classes[1:] if m.task == "binary" else m.classes
     sources = tuple(f"{d.name} ({d.images} films)" for d in m.provenance.data)
-    sliced = m.promotion is not None and all(line.passed for line in m.promotion.lines if line.name == CARD)
-    return Facts(m.task, m.classes, outputs, m.intended_use, m.input, sources, m.metrics, _statements(m), sliced)
+    lines = m.promotion.lines if m.promotion else ()
+    sliced = m.promotion is not None and all(line.passed for line in lines if line.name == CARD)
+    return Facts(
+        m.task,
+        m.classes,
+        outputs,
+        m.intended_use,
+        m.input,
+        sources,
+        m.metrics,
+        _statements(m),
+        sliced,
+        any(line.name.startswith("slices:") for line in lines),
+        _shortcuts([line.passed for line in lines if line.name.partition(":")[0].endswith(" shortcut")]),
+    )
+
+
+def _shortcuts(passed: Sequence[bool]) -> Shortcuts:
+    if not passed:
+        return "not asked"
+    return "held" if all(passed) else "failed"
 
 
 def source_attributes(facts: Facts) -> tuple[SourceAttribute, ...]:
@@ -108,7 +141,7 @@ def _risks(f: Facts) -> str:
         if metric.baseline is not None and metric.name == "auroc":
             found.append(
                 f"{metric.baseline.name} reaches {metric.name} {metric.baseline.value:.3f} on {metric.data} (the network "
-                f"{metric.value:.3f}): that much is to be had without looking at a lung."
+                f"{metric.value:.3f}): that much is to be had from the coarse look of a film."
             )
             break
     found += [
@@ -130,9 +163,8 @@ def _development(f: Facts) -> dict[str, str]:
         "4.iv": f"Trained on {f.intended_use.population}; other places, devices and ages are not represented."
         if f.intended_use
         else "",
-        "5.i": s.fairness,
-        "5.ii": "Films are dealt out by patient, never by file; what can be told without looking at a lung is measured by shortcut "
-        "probes, and the policy refuses a network that reads the source instead of the disease.",
+        "5.i": s.fairness if f.bounded else "None: no policy that it was held against bounds a gap between groups.",
+        "5.ii": f"Films are dealt out by patient, never by file. {SHORTCUTS[f.shortcuts]}",
     }
 
 
@@ -147,7 +179,7 @@ def _validation(f: Facts) -> dict[str, str]:
         "6.iii": "As far as the sets' own labels say; no race, ethnicity, language or social determinants are stated."
         if outside
         else none,
-        "6.iv": "The finished network was run once over each set; calibration and thresholds stayed as they were."
+        "6.iv": f"The finished network was run once over each set; calibration and thresholds stayed as they were.{_selecting(f)}"
         if outside
         else none,
         "7.i": _listed([m for data in (*REPORTS, *TESTS) for m in _scores(f, data, exact=True)]),
@@ -168,6 +200,14 @@ def _upkeep(f: Facts) -> dict[str, str]:
         "9.i": s.updates,
         "9.ii": s.corrections,
     }
+
+
+def _selecting(f: Facts) -> str:
+    """Where sets from elsewhere chose between runs, their figures flatter. The selection figure is the corrupted AUROC where none did."""
+    hard = {m.name: m.value for m in f.metrics if m.data == HARD}
+    if "selection" not in hard or hard["selection"] == hard.get("corrupted_auroc"):
+        return ""
+    return " The recipe counts some of them in the figure by which runs are chosen, so theirs flatter."
 
 
 def _scores(f: Facts, data: str, *, exact: bool = False) -> list[Metric]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Estimate, Manifest, Metric, OperatingPoint
+from training.judging.describe import INTERVALS
 from training.publishing import attributes
 
 BEYOND = 1e5  # no margin is as large: `training.judging.points.NEVER`, `training.judging.conformal.ALWAYS`
@@ -26,7 +27,7 @@ def model_card(m: Manifest) -> str:
         _review(m),
         *_promotion(m),
         "## Figures",
-        "95 % intervals from a bootstrap over patients.",
+        f"Intervals: {INTERVALS}.",
         *_baselines(m.metrics),
         _metrics(m.metrics),
         *_gate(m),
@@ -83,7 +84,10 @@ def _baselines(metrics: Iterable[Metric]) -> list[str]:
     if not names:
         return []
     return [
-        f"`beside`: what {' or '.join(names)} reaches on the same films. It sees no lung: what it reaches is not evidence of disease."
+        (
+            f"`beside`: what {' or '.join(names)} reaches on the same films. It sees no lung sharply: what it reaches can be had from "
+            "the coarse look of a film."
+        )
     ]
 
 

@@ -28,6 +28,7 @@ mpl.use("Agg")
 COLUMNS = 3
 PANEL = (3.7, 3.2)  # inches
 MARKERS = "os^Dv*"
+LEAST = 20  # films in a bin of a reliability curve: a share of six says nothing
 BEYOND = 1e5  # thresholds that no margin reaches are not drawn
 Draw = Callable[[Axes, int], None]
 
@@ -101,8 +102,11 @@ def histograms(films: Scored, fixed: Fixed) -> str:
 
     def draw(axes: Axes, output: int) -> None:
         judged = films.judged(fixed.calibration, output)
+        edges = np.histogram_bin_edges(
+            judged.margins, bins=40
+        )  # the same for both, or their heights could not be compared
         for value, label in ((0, "without it"), (1, "with it")):
-            axes.hist(judged.margins[judged.labels == value], bins=40, alpha=0.6, label=label)
+            axes.hist(judged.margins[judged.labels == value], bins=list(edges), alpha=0.6, label=label)
         for point, threshold in _thresholds(fixed, films.outputs[output]):
             axes.axvline(threshold, color="black", linewidth=0.8)
             axes.text(threshold, axes.get_ylim()[1], point, rotation=90, va="top", fontsize=6)
@@ -175,9 +179,9 @@ def _thresholds(fixed: Fixed, name: str) -> list[tuple[str, float]]:
 
 
 def _bins(judged: Judged) -> tuple[list[float], list[float]]:
-    """Mean probability and share of positives of equal-mass bins."""
+    """Mean probability and share of positives of equal-mass bins: at most `BINS`, of at least `LEAST` films where there are as many."""
     order = np.argsort(judged.probability, kind="stable")
-    parts = [part for part in np.array_split(order, BINS) if len(part)]
+    parts = [part for part in np.array_split(order, min(BINS, max(1, len(order) // LEAST))) if len(part)]
     return (
         [float(judged.probability[part].mean()) for part in parts],
         [float(judged.labels[part].mean()) for part in parts],

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.bundle.manifest import Estimate, Promotion, PromotionLine
 from app.errors import ConfigurationError
+from training.judging.evaluate import decision_digest
 from training.publishing import attributes, evidence
 from training.publishing.evidence import Figures, load_figures
 from training.publishing.policy import (
@@ -65,7 +66,7 @@ def with_golden(promotion: Promotion, policy: Policy, measured: str) -> Promotio
 
 
 def check_weights(run: Run, figures: Figures) -> None:
-    """Raises ConfigurationError where a figures file belongs to other weights than the run's."""
+    """Raises ConfigurationError where a figures file belongs to other weights than the run's, or to other calibrators or thresholds."""
     if figures.hard is None:
         raise ConfigurationError(
             "step_missing", f"figures-hard.json is not in {run.path.name}: run `evaluate --split hard`"
@@ -76,6 +77,10 @@ def check_weights(run: Run, figures: Figures) -> None:
         if content is not None and content.get("weights_digest", digest) != digest:
             raise ConfigurationError(
                 "stale_step", f"figures-{step}.json of {run.path.name} is that of other weights; take that step again"
+            )
+        if content is not None and "decision_digest" in content and content["decision_digest"] != decision_digest(run):
+            raise ConfigurationError(
+                "stale_step", f"figures-{step}.json of {run.path.name} is of other thresholds; take that step again"
             )
 
 
@@ -237,7 +242,7 @@ def _shortcut_lines(figures: Figures) -> Iterator[PromotionLine]:
 
 
 def _card_lines(policy: Policy, figures: Figures) -> Iterator[PromotionLine]:
-    found = attributes.source_attributes(attributes.facts_of_run(figures, policy.statements))
+    found = attributes.source_attributes(attributes.facts_of_run(figures, policy))
     missing = [f"{a.number} {a.name}" for a in found if not a.text]
     yield _line(
         attributes.CARD,

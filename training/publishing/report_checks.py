@@ -161,7 +161,9 @@ def _shortcuts(figures: Mapping[str, Any] | None) -> str:
         "<h3>Each source, AUROC on other patients</h3>",
         _probes(figures.get("sources", {}).get("probes", {})),
         "<h3>Source and class, and the network within and across sources</h3>",
-        _by_class(figures.get("sources", {}).get("by_class", {})),
+        _by_class(figures.get("sources", {}).get("by_class", {}), figures.get("held_out", {})),
+        "<h3>The network with corners and border of other films, AUROC</h3>",
+        _edges(figures.get("edges", {})),
         _baseline(figures.get("baseline") or {}),
     )
 
@@ -178,19 +180,36 @@ def _probes(probes: Mapping[str, Mapping[str, Any]]) -> str:
     return table(("probe", *columns), [(probe, *(cell(row.get(c)) for c in columns)) for probe, row in probes.items()])
 
 
-def _by_class(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _by_class(rows: Mapping[str, Mapping[str, Any]], held: Mapping[str, Any]) -> str:
     header = (
         "class",
         "AUROC of the source alone",
         "share from sources of its own",
         "network within sources",
         "across sources",
+        "within sources held out of training",
     )
     lines = [
-        (name, plain(row["told"]), plain(row["exclusive"]), cell(row.get("within")), cell(row.get("across")))
+        (
+            name,
+            plain(row["told"]),
+            plain(row["exclusive"]),
+            *map(cell, (row.get("within"), row.get("across"), held.get(name))),
+        )
         for name, row in rows.items()
     ]
     return table(header, lines)
+
+
+def _edges(edges: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a strange edge of the film's own side costs, what one of the other side does, and the difference, which is what is read."""
+    keys = ("plain", "own", "other", "read")
+    rows = [
+        (f"{edge}: {c}", *(cell(row.get(k)) for k in keys)) for edge, each in edges.items() for c, row in each.items()
+    ]
+    if not rows:
+        return note("Not measured.")
+    return table(("edge: class", "as it is", "edges of the own side", "edges of the other side", "read"), rows)
 
 
 def _baseline(content: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ def scores(figures: Figures) -> str:
     for name, described in sets.items():
         if len(outputs) > 1:
             rows.append(
-                [f"{name}: mean of classes", str(described["n"]), "", *(cell(described["macro"].get(k)) for k in kept)]
+                [_mean_of(name, described), str(described["n"]), "", *(cell(described["macro"].get(k)) for k in kept)]
             )
         rows += [_score_row(f"{name}: {output}", described["classes"].get(output), kept) for output in outputs]
     baseline = (figures.shortcuts or {}).get("baseline") or {}
@@ -46,6 +46,13 @@ def scores(figures: Figures) -> str:
     if figures.test is None:
         parts.append(missing(TEST_MISSING))
     return section("Scores", *parts)
+
+
+def _mean_of(name: str, described: Described) -> str:
+    """A class without films on both sides has no AUROC, and the mean is over the others."""
+    counted = sum("auroc" in content["scores"] for content in described["classes"].values())
+    every = len(described["classes"])
+    return f"{name}: mean of classes" + ("" if counted == every else f" (AUROC: of {counted} of {every})")
 
 
 def _score_row(name: str, content: Described | None, kept: list[str]) -> list[str]:
@@ -77,6 +84,9 @@ def calibration(sets: Mapping[str, Scored], fixed: Fixed, figures: Figures) -> s
     return section(
         "Calibration",
         note(f"{fixed.calibration.method}, chosen by: {fixed.calibration_chosen_by}."),
+        note(
+            "The report half chose between the calibrators, so its figures after calibration flatter; the test films chose nothing."
+        ),
         table(("figure, mean of classes", "before", "after", "difference"), rows) if rows else "",
         plots.reliability(sets, fixed),
     )

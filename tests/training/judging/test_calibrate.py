@@ -15,7 +15,7 @@ from app.bundle.manifest import (
 from tests.training.judging.synthetic import scored, softmax_films
 from training.judging.calibrate import NONE, choose, fit_calibrators
 from training.judging.figures import nll
-from training.judging.scored import Scored
+from training.judging.scored import Scored, mix
 from training.judging.spec import Calibrator
 
 METHODS: tuple[Calibrator, ...] = ("none", "temperature", "vector_temperature", "platt", "isotonic")
@@ -138,12 +138,35 @@ def _labels(seed: int, n: int = 1500) -> Scored:
 
 def test_labels_have_temperatures_of_their_own_and_a_label_without_films_the_common_one() -> None:
     found = fit_calibrators(_labels(0), METHODS)
-    assert list(found) == ["none", "temperature", "vector_temperature"]  # no curve can be fitted for the third label
+    assert list(found) == ["none", "temperature", "vector_temperature", "platt"]  # no curve for the third label
     one, vector = found["temperature"], found["vector_temperature"]
     assert isinstance(one, TemperatureCalibration)
     assert isinstance(vector, VectorTemperatureCalibration)
     assert vector.temperatures[:2] == pytest.approx((2.0, 0.5), rel=0.2)
     assert vector.temperatures[2] == pytest.approx(one.temperature)
+
+
+def test_a_label_without_films_does_not_take_the_curves_of_the_others_away() -> None:
+    films = _labels(0)
+    platt = fit_calibrators(films, ("platt",))["platt"]
+    assert isinstance(platt, PlattCalibration)
+    for k in range(2):
+        own = fit_calibrators(scored(films.logits[:, [k]], films.targets[:, [k]]), ("platt",))["platt"]
+        assert isinstance(own, PlattCalibration)
+        assert (platt.slope[k], platt.intercept[k]) == pytest.approx((own.slope[0], own.intercept[0]), rel=1e-2)
+    shown = films.probability(platt)[:, 2]
+    assert 0 < shown.min() <= 1 / (len(films) + 2) <= shown.max() < 0.01
+
+
+def test_copies_of_a_film_are_no_further_films() -> None:
+    films = _labels(0)
+    one, sixteen = (fit_calibrators(s, ("platt",))["platt"] for s in (films, mix([films] * 16)))
+    assert isinstance(one, PlattCalibration)
+    assert isinstance(sixteen, PlattCalibration)
+    assert sixteen.intercept == pytest.approx(one.intercept, rel=1e-3)
+    films = _films(1.0, 0.0, n=100)
+    curve, other = (fit_calibrators(s, ("isotonic",))["isotonic"] for s in (films, mix([films] * 16)))
+    assert films.judged(curve).probability.min() == films.judged(other).probability.min() == pytest.approx(0.005)
 
 
 def test_unknown_truths_neither_fit_nor_choose() -> None:

@@ -16,7 +16,7 @@ from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, write_data
 from training.data.splits import recipe_splits
 from training.judging import ledger
-from training.judging.evaluate import evaluate, fixed_decision, load_logits, selection, summary
+from training.judging.evaluate import decision_digest, evaluate, fixed_decision, load_logits, selection, summary
 from training.judging.figures import auroc
 from training.judging.scored import Scored, mix
 from training.networks.network import build_network
@@ -82,7 +82,7 @@ def test_a_binary_run_from_validation_to_the_ledger(data: Path, tmp_path: Path) 
     )
     assert evaluate(run, places, "test")["ledger_rows"] == 2
     assert not ledger.looks_beside(places.ledger).exists()
-    assert set(found["external"]) == {"nih-clean", "nih-all"}
+    assert set(found["external"]) == {"nih-clean", "nih-all", "weights_digest", "decision_digest"}
 
 
 def test_the_standing_ledger_keeps_its_columns() -> None:
@@ -104,7 +104,7 @@ def test_three_classes_from_validation_to_the_looks(data: Path, tmp_path: Path) 
     assert set(look["points"]) == {"risk-prioritised", "argmax", "conformal-90"}
     assert set(body["classes"]) == set(run.recipe.data.classes)
     assert found["hard"]["selection"] == found["hard"]["corrupted_auroc"]  # no external set selects
-    assert found["external"] == {}
+    assert set(found["external"]) == {"weights_digest", "decision_digest"}  # no external set
     fixed = fixed_decision(run)
     assert isinstance(fixed.point("conformal-90"), OperatingPoint)
     rsna = found["test"]["sources"]["rsna_normal"]
@@ -158,6 +158,20 @@ def test_other_weights_or_films_than_those_judged_are_refused(data: Path, tmp_pa
     with pytest.raises(ConfigurationError, match="weights changed"):
         evaluate(run, places, "test")
     assert not places.ledger.exists()
+
+
+def test_thresholds_derived_anew_after_the_report_step_do_not_meet_the_test(data: Path, tmp_path: Path) -> None:
+    run, places = _run(TINY, data, tmp_path)
+    evaluate(run, places, "hard")
+    evaluate(run, places, "report")
+    decision = run.read_json("decision.json")
+    run.write_json("decision.json", decision | {"review": {**decision["review"], "borderline_margin": 0.123}})
+    with pytest.raises(ConfigurationError, match="thresholds were derived anew"):
+        evaluate(run, places, "test")
+    assert not places.ledger.exists()
+    evaluate(run, places, "report")
+    figures = evaluate(run, places, "test")
+    assert figures["decision_digest"] == run.read_json("figures-report.json")["decision_digest"] == decision_digest(run)
 
 
 def _halves(films: Scored) -> dict[str, list[Scored]]:

@@ -8,6 +8,7 @@ import pytest
 
 from app.bundle.manifest import Estimate
 from training.judging import ledger
+from training.places import CHECKOUT
 
 POINTS = ("screening", "rule-in")
 
@@ -76,6 +77,13 @@ def test_a_changed_or_missing_look_shows(tmp_path: Path, line: int) -> None:
     path.write_text("\n".join([*lines[:line], *lines[line + 1 :]]) + "\n")
     with pytest.raises(ValueError, match=f"line {line + 1} does not follow"):
         ledger.check_looks(path)
+    with pytest.raises(ValueError, match=f"line {line + 1} does not follow"):
+        ledger.append_look(path, _look(4))
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_the_committed_looks_are_whole() -> None:
+    ledger.check_looks(ledger.looks_beside(CHECKOUT / "training" / "test_ledger.csv"))
 
 
 def test_a_torn_line_is_not_written_over(tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ def _made(told: float, *, probe: float = 0.98, net: float = 0.99, **more: Any) -
         (_made(0.5), True),  # one source: a thumbnail may see the disease (Kermany, 0.98)
         (_made(0.6, within=0.99, across=0.99), True),
         (_made(1.0), False),  # its own source, and a thumbnail is enough
-        (_made(1.0, probe=0.85), True),  # nothing shows that the source is enough
+        (_made(1.0, probe=0.85), False),  # its own source, no other to compare with: nothing can clear it
+        (_made(1.0, probe=0.85, within=0.97), True),  # films of one source show that the source is not enough
+        (_made(0.85), False),  # together in part, and no source with both sides
         (_made(1.0, probe=0.85, net=0.88), False),  # no more than a thumbnail's
         (_made(1.0, probe=0.85, within=0.60), False),
         (_made(1.0, held=0.98), True),  # a held-out source clears it

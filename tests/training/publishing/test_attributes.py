@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.bundle.store import BundleRef, BundleStore
-from tests.training.publishing.figure_files import BASELINE, good_run, recipe_of
+from tests.training.publishing.figure_files import BASELINE, change, good_run, recipe_of
 from training.places import CHECKOUT
 from training.publishing.attributes import NAMES, Facts, facts_of_manifest, facts_of_run, source_attributes
 from training.publishing.evidence import load_figures
@@ -16,7 +16,7 @@ PARAGRAPHS = {"1": 4, "2": 4, "3": 2, "4": 4, "5": 2, "6": 4, "7": 5, "8": 4, "9
 
 def _facts(tmp_path: Path, task: str = "binary") -> Facts:
     run = good_run(tmp_path, recipe_of(task))
-    return facts_of_run(load_figures(run), load_policy("default").statements)
+    return facts_of_run(load_figures(run), load_policy("default"))
 
 
 def test_there_are_the_rules_31() -> None:
@@ -41,6 +41,29 @@ def test_without_external_sets_that_is_said(tmp_path: Path) -> None:
     inside = replace(facts, metrics=tuple(m for m in facts.metrics if not m.data.startswith("external")))
     found = {a.number: a.text for a in source_attributes(inside)}
     assert {found[n] for n in ("6.i", "6.ii", "7.iii")} == {"None: it was tested on no films from elsewhere."}
+
+
+def test_sets_that_chose_between_runs_are_named_as_such(tmp_path: Path) -> None:
+    facts = _facts(tmp_path)  # selection 0.8, corrupted 0.95: an external set selects
+    assert "theirs flatter" in {a.number: a.text for a in source_attributes(facts)}["6.iv"]
+    alone = [m.model_copy(update={"value": 0.95}) if m.name == "selection" else m for m in facts.metrics]
+    unselected = {a.number: a.text for a in source_attributes(replace(facts, metrics=tuple(alone)))}
+    assert unselected["6.iv"].endswith("stayed as they were.")
+
+
+def test_a_card_claims_no_more_than_its_policy_asked(tmp_path: Path) -> None:
+    run = good_run(tmp_path)
+    texts = {}
+    for name in ("default", "demonstration"):
+        facts = facts_of_run(load_figures(run), load_policy(name))
+        texts[name] = {a.number: a.text for a in source_attributes(facts)}
+    assert "found no shortcut" in texts["default"]["5.ii"]
+    assert "bounds the largest gap" in texts["default"]["5.i"]
+    assert "shortcut probes: the network may read" in texts["demonstration"]["5.ii"]
+    assert "bounds a gap between groups" in texts["demonstration"]["5.i"]
+    change(run, "figures-shortcuts.json", "verdict", 0, "passed", to=False)
+    facts = facts_of_run(load_figures(run), load_policy("default"))
+    assert "did not pass" in {a.number: a.text for a in source_attributes(facts)}["5.ii"]
 
 
 def test_slices_that_nobody_looked_at_are_missing_and_small_ones_are_not(tmp_path: Path) -> None:

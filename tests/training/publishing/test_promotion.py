@@ -10,6 +10,7 @@ import pytest
 from app.bundle.manifest import Promotion
 from app.errors import ConfigurationError
 from tests.training.publishing.figure_files import change, estimate, good_run, recipe_of
+from training.judging.evaluate import decision_digest
 from training.publishing.policy import load_policy, parse_policy
 from training.publishing.promotion import GOLDEN, promote, with_golden
 from training.runs import Run
@@ -113,6 +114,17 @@ def test_figures_of_other_weights_are_refused(tmp_path: Path) -> None:
         run = good_run(tmp_path / file)
         change(run, file, "weights_digest", to="0" * 64)
         with pytest.raises(ConfigurationError, match=f"stale_step.*{file}"):
+            promote(run)
+
+
+def test_figures_of_other_thresholds_are_refused(tmp_path: Path) -> None:
+    for file in ("figures-report.json", "figures-external.json", "figures-test.json"):
+        run = good_run(tmp_path / file)
+        run.write_json("decision.json", {"calibration": "one"})
+        change(run, file, "decision_digest", to=decision_digest(run))
+        promote(run)
+        run.write_json("decision.json", {"calibration": "another"})
+        with pytest.raises(ConfigurationError, match=f"stale_step.*{file}.*thresholds"):
             promote(run)
 
 

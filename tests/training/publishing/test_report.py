@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from app.bundle.manifest import NoCalibration, OperatingPoint, QualityRule, ReviewRule
 from app.errors import ConfigurationError
-from tests.training.publishing.figure_files import change, good_run, recipe_of
+from tests.training.publishing.figure_files import change, estimate, good_run, recipe_of
 from training.judging.decide import Fixed
+from training.judging.figures import Judged
+from training.publishing import plots
 from training.publishing.promotion import promote
 from training.publishing.report import write_report
 from training.recipe import Recipe
@@ -97,6 +101,53 @@ def test_failed_lines_are_red_and_named_at_the_top(tmp_path: Path) -> None:
     assert summary.count("<tr class='failed'><td>FAILED</td><td>source shortcut: source, pneumonia</td>") == 1
     assert "lines failed: source shortcut: source, pneumonia." in summary
     assert "<p class=failed-label>" in summary
+
+
+def test_a_mean_over_fewer_classes_says_so(tmp_path: Path) -> None:
+    run = _run(tmp_path, "multilabel")
+    assert "(AUROC: of" not in write_report(run).read_text()
+    missing, *others = run.recipe.data.outputs
+    change(run, "figures-test.json", "test", "classes", missing, "scores", "auroc", to=None)
+    page = _section(write_report(run).read_text(), "Scores")
+    assert page.count(f"test: mean of classes (AUROC: of {len(others)} of {len(others) + 1})") == 1
+
+
+def test_margins_of_both_truths_are_counted_in_the_same_bins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _run(tmp_path)
+    drawn: list[list[float]] = []
+    kept = Axes.hist
+
+    def noted(self: Axes, x: Any, bins: list[float], **more: Any) -> Any:
+        drawn.append(bins)
+        return kept(self, x, bins, **more)
+
+    monkeypatch.setattr(Axes, "hist", noted)
+    write_report(run)
+    assert len(drawn) == 2
+    assert drawn[0] == drawn[1]
+
+
+def test_what_the_verdict_rests_on_is_shown(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    before = _section(write_report(run).read_text(), "Shortcuts")
+    assert "edges of the other side" not in before
+    content = run.read_json("figures-shortcuts.json")
+    edge = {name: estimate(value) for name, value in {"plain": 0.91, "own": 0.9, "other": 0.6, "read": 0.3}.items()}
+    content["edges"] = {"corners": {"pneumonia": edge}}
+    content["sources"] = {"by_class": {"pneumonia": {"told": 0.97, "exclusive": 1.0}}}
+    content["held_out"] = {"pneumonia": estimate(0.71) | {"n": 50, "sources": ["there"]}}
+    run.write_json("figures-shortcuts.json", content)
+    after = _section(write_report(run).read_text(), "Shortcuts")
+    assert "<td>corners: pneumonia</td>" in after
+    assert "0.3000 (0.2900 to 0.3100)" in after
+    assert "0.7100 (0.7000 to 0.7200)" in after
+
+
+def test_a_point_of_a_reliability_curve_stands_for_enough_films() -> None:
+    for n, bins in ((10, 1), (88, 4), (154, 7), (4000, 15)):
+        p = np.linspace(0, 1, n)
+        shown, share = plots._bins(Judged((p > 0.5).astype(np.int64), p, p, np.arange(n).astype(str)))
+        assert len(shown) == len(share) == bins
 
 
 def test_what_was_not_done_is_said_to_be_missing(tmp_path: Path) -> None:
