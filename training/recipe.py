@@ -66,6 +66,11 @@ class Recipe(Part):
             raise ValueError("the last training stage must use the input size")
         if self.network.architecture == "swin_t" and any(s.size != self.input.size for s in self.training.stages):
             raise ValueError("swin_t is trained at one size")
+        late = [stage.epoch for stage in self.network.unfreezing if stage.epoch >= self.training.epochs]
+        if late:
+            raise ValueError(
+                f"unfreezing from epoch {late[0]}: the fit has {self.training.epochs} epochs, counted from 0"
+            )
         if self.training.loss.kind not in LOSSES_OF[self.data.task]:
             raise ValueError(f"loss {self.training.loss.kind} does not fit a {self.data.task} recipe")
         for point in self.decision.points:
@@ -116,8 +121,8 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
 def load_recipe(text: str | Path) -> Recipe:
     """A recipe by file path, or by name from `training/recipes/`. Raises ConfigurationError with the fault named.
 
-    A file with `base = "<recipe>"` changes another one: its tables are laid over those of the base, lists and tables of another
-    `kind` as a whole. The digest is that of the result.
+    A file with `base = "<recipe>"` changes another one, by name or by a path from the file itself: its tables are laid over those
+    of the base, lists and tables of another `kind` as a whole. The digest is that of the result.
     """
     path = _recipe_file(text)
     return parse_recipe(_content(path, ()), path.name)
@@ -138,11 +143,15 @@ def _content(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigurationError("invalid_recipe", f"{path.name} is its own base")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError("invalid_recipe", f"{path.name}: {error}") from error
     base = content.pop("base", None)
-    return content if base is None else _laid_over(_content(_recipe_file(base), (*seen, path)), content)
+    if base is None:
+        return content
+    beside = path.parent / str(base)
+    below = _recipe_file(beside if beside.is_file() else str(base))
+    return _laid_over(_content(below, (*seen, path)), content)
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

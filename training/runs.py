@@ -34,7 +34,7 @@ from torch import Tensor
 from app.errors import ConfigurationError
 from training.networks.network import TriageNetwork, build_network
 from training.places import CHECKOUT, Places
-from training.recipe import Recipe
+from training.recipe import Recipe, parse_recipe
 
 LIBRARIES = ("numpy", "opencv-python-headless", "onnx", "onnxruntime", "scikit-learn", "torch", "torchvision")
 
@@ -119,7 +119,8 @@ def find_run(text: str, places: Places) -> Run:
             raise ConfigurationError("ambiguous_run", f"several runs of {text!r}: {names}; name one")
     if not found:
         raise ConfigurationError("unknown_run", f"no run {text!r} in {places.runs.name}/; `fit` makes one")
-    return Run(found[0], Recipe.model_validate_json((found[0] / "recipe.json").read_text(encoding="utf-8")))
+    content = json.loads((found[0] / "recipe.json").read_text(encoding="utf-8"))
+    return Run(found[0], parse_recipe(content, f"{found[0].name}/recipe.json"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -245,6 +245,18 @@ def test_a_changed_recipe_is_another_run(made: Factory, capsys: pytest.CaptureFi
         assert code in capsys.readouterr().err
 
 
+def test_a_source_without_an_origin_is_refused_before_the_fit(
+    made: Factory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made.root / "data" / "ours").mkdir()
+    shutil.copy(made.root / "data" / "kermany_hires" / "manifest.csv", made.root / "data" / "ours")
+    recipe = made.root / "ours.toml"
+    recipe.write_text(made.recipe.read_text().replace('folder = "kermany_hires"', 'folder = "ours"'))
+    with pytest.raises(SystemExit):
+        made("run", str(recipe), "--seed", "11")
+    assert "unknown_source" in capsys.readouterr().err
+
+
 def test_steps_out_of_order_are_refused(tmp_path: Path, made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(made.run.path, tmp_path / "runs" / made.run.path.name)
     late = Factory(tmp_path)
@@ -272,6 +284,15 @@ def test_other_weights_cannot_be_tested_with_old_thresholds(
     with pytest.raises(SystemExit):
         changed("evaluate", "tiny", "--split", "test")
     assert "stale_step" in capsys.readouterr().err
+
+
+def test_only_a_fit_is_shared_by_processes(
+    made: Factory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        made("run", str(made.recipe))
+    assert "one_process" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
         ('kind = "youden"', 'kind = "argmax"', "does not fit a binary recipe"),
         ("learning_rate = 3e-3", 'loss = { kind = "cross_entropy" }', "does not fit a binary recipe"),
         ("validation_each = 0.2", "validation_each = 1.5", "validation_each"),
+        ("[training]", "frozen = true\nunfreezing = [{ epoch = 2 }]\n[training]", "unfreezing from epoch 2"),
     ],
 )
 def test_what_training_cannot_do_is_refused(tmp_path: Path, old: str, new: str, why: str) -> None:
@@ -84,6 +85,8 @@ def test_a_recipe_lies_over_its_base(tmp_path: Path) -> None:
         f'base = "{tmp_path}/tiny.toml"\nname = "child"\n[training]\nbatch = 4\n[augmentation]\nkind = "torchvision"\n'
     )
     base, child = load_recipe(tmp_path / "tiny.toml"), load_recipe(tmp_path / "child.toml")
+    (tmp_path / "beside.toml").write_text('base = "tiny.toml"\nname = "beside"\n', encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "beside.toml").data == base.data
     assert child.training.batch == 4
     assert child.training.stages == base.training.stages
     assert child.data == base.data
@@ -91,6 +94,11 @@ def test_a_recipe_lies_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "child.toml").write_text(f'base = "{tmp_path}/child.toml"\nname = "child"\n')
     with pytest.raises(ConfigurationError, match="its own base"):
         load_recipe(tmp_path / "child.toml")
+
+
+def test_a_gradient_that_is_not_clipped_can_be_said_in_toml(tmp_path: Path) -> None:
+    assert _load(tmp_path, TINY).training.gradient_clip == 1.0
+    assert _load(tmp_path, TINY.replace("batch = 8", "gradient_clip = 0\nbatch = 8")).training.gradient_clip is None
 
 
 def test_values_are_changed_by_their_path(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@
     promote     hold a run against its promotion policy
     export      write a bundle, verify it, make it the latest
     report      one HTML page with everything
-    run         all of the above, in order
+    run         all of the above but eda, in order
 
 \b
     leaderboard which runs are best, and which differences are no more than chance

@@ -33,6 +33,12 @@ def console() -> Console:
     return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
+def one_process() -> None:
+    """Raises ConfigurationError under torchrun: only `fit` is shared, everything else would be done by each process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError("one_process", "torchrun is for `fit`; run this command without it")
+
+
 def chosen_recipe(name: str, seed: int | None, whole: bool, changes: Sequence[str] | None) -> Recipe:
     """The recipe as asked for. Raises ConfigurationError for a change that it does not know."""
     recipe = load_recipe(name)

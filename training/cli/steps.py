@@ -12,9 +12,21 @@ from rich.table import Table
 
 from app.bundle.store import BundleStore
 from training.cli.bundles import reduced_pairs
-from training.cli.shared import AcceptFailed, Change, RecipeName, RunName, Seed, Version, Whole, chosen_recipe, console
+from training.cli.shared import (
+    AcceptFailed,
+    Change,
+    RecipeName,
+    RunName,
+    Seed,
+    Version,
+    Whole,
+    chosen_recipe,
+    console,
+    one_process,
+)
 from training.data.eda import write_eda
 from training.data.films import Film
+from training.data.sources import intended_use
 from training.data.splits import recipe_splits
 from training.data.targets import targets
 from training.fitting.fit import fit as fit_recipe
@@ -115,7 +127,9 @@ def run_all(  # noqa: PLR0917  typer passes by name
     Interrupted? The same command goes on: weights that were judged by `hard` or on the test split are not judged so again. Exit 1
     where the policy failed and nothing was exported.
     """
+    one_process()
     chosen: Recipe = chosen_recipe(recipe, seed, whole, change)
+    intended_use(chosen)  # a source without an origin would stop the export, hours later
     _show_splits(chosen, ctx.obj)
     run = fit_recipe(chosen, ctx.obj, console())
     for step in Step:

@@ -2,8 +2,8 @@
 
 Every film goes through `app.imaging.decode` and `app.preprocessing.resize_to_input`; this module adds only the storage and the
 recompressed copies that hide which folder a film came from. Caches are files under `.cache/`, named by a digest over the input
-specification and the film list, so a changed specification never meets old pixels; a film whose file has another length than the cached
-one has changed, and the cache is made anew.
+specification and the film list, so a changed specification never meets old pixels. A film has changed where its file has another length
+than the cached one, or another time and content (as DICOM, films of one detector are equally long): then the cache is made anew.
 """
 
 from __future__ import annotations
@@ -89,7 +89,12 @@ def decoder_pool() -> DecoderPool:
 
 def load_film(data: Path, film: Film, decoder: DecoderPool) -> tuple[Radiograph, int]:
     """A film, decoded by the service's own code, and the length of its file in bytes. Raises ConfigurationError: `unreadable_film`."""
-    content = (data / film.path).read_bytes()
+    try:
+        content = (data / film.path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            "unreadable_film", f"{film.path} cannot be read from {data}: {error.strerror}"
+        ) from error
     try:
         return decode(content, LIMITS, decoder), len(content)
     except CxrError as error:
@@ -97,10 +102,19 @@ def load_film(data: Path, film: Film, decoder: DecoderPool) -> tuple[Radiograph,
 
 
 def _changed(data: Path, films: Sequence[Film], notes: Path) -> bool:
-    """Whether a film that is there has another length than when it was cached (caches of before this was kept: no)."""
+    """Whether a film that is there is another one than was cached (caches of before this was kept: no).
+
+    A file of the same length and time is taken to be the same; one of another time is read.
+    """
     for film, fact in zip(films, json.loads(notes.read_text(encoding="utf-8")), strict=True):
         path = data / film.path
-        if "bytes" in fact and path.is_file() and path.stat().st_size != fact["bytes"]:
+        if "bytes" not in fact or not path.is_file():
+            continue
+        found = path.stat()
+        if found.st_size != fact["bytes"]:
+            return True
+        timed = fact.get("modified_ns", found.st_mtime_ns) == found.st_mtime_ns
+        if not timed and hashlib.sha256(path.read_bytes()).hexdigest() != fact["sha256"]:
             return True
     return False
 
@@ -125,7 +139,9 @@ def _build(
             resized, _, statistics = resize_to_input(radiograph, spec)
             others = _recompressed(radiograph, spec, copies - 1, np.random.default_rng([seed, i]))
             images[i] = np.stack([resized, *others])
-            facts.append({"sha256": radiograph.sha256, "bytes": size, "statistics": asdict(statistics)})
+            modified = (data / film.path).stat().st_mtime_ns
+            told = {"sha256": radiograph.sha256, "bytes": size, "modified_ns": modified}
+            facts.append(told | {"statistics": asdict(statistics)})
     images.flush()
     del images
     partial.rename(arrays)

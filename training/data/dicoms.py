@@ -6,7 +6,7 @@ import hashlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rich.progress import track
 
@@ -55,7 +55,7 @@ def dicom_records(source: DicomSource, root: Path) -> Iterator[Record]:
     table = _table(source, root)
     found = set()
     for path in track(films_below(folder, frozenset()), description=f"headers of {source.folder}", transient=True):
-        header = _header(path, root) if _is_dicom(path) else None
+        header = _header(path, root) if _is_dicom(path) else None  # None, too, of the directory that lies on every CD
         if header is None or not header.is_image:
             continue
         label, names = path.parent.name, {path.parent.name: 1}
@@ -134,16 +134,21 @@ def _table(source: DicomSource, root: Path) -> dict[str, dict[str, int]] | None:
         return None
     rows = read_table(root / source.folder / source.table, source.columns)
     keys = [row[source.columns.path].strip() for row in rows]
+    if source.key == "path":
+        keys = [PurePosixPath(key.replace("\\", "/")).as_posix() for key in keys]
     twice = next((key for i, key in enumerate(sorted(keys)[1:]) if key == sorted(keys)[i]), None)
     if twice is not None:
         raise ConfigurationError("film_twice", f"{source.table} of {source.folder} names {twice} twice")
     return dict(zip(keys, names_of(rows, source), strict=True))
 
 
-def _header(path: Path, root: Path) -> DicomHeader:
+def _header(path: Path, root: Path) -> DicomHeader | None:
+    """None of an object that is no image at all."""
     try:
         return read_header(_mapped(path))
     except CxrError as error:
+        if error.code == "dicom_without_image":
+            return None
         raise ConfigurationError(
             "unreadable_film",
             f"{path.relative_to(root).as_posix()} cannot be read ({error}): take it out of the folder",

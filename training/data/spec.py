@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.bundle.manifest import ClassName
 from app.domain import Task
@@ -66,7 +66,8 @@ class TreeSource(_Source):
 
 
 class Columns(Part):
-    """Names of a label table's columns; None where there is no such column. Defaults: NIH ChestX-ray14's Data_Entry_2017."""
+    """Names of a label table's columns; None where there is no such column: "" in TOML, which has no None. Defaults: NIH ChestX-ray14's
+    Data_Entry_2017."""
 
     path: str = "Image Index"
     findings: str | None = "Finding Labels"
@@ -75,6 +76,14 @@ class Columns(Part):
     age: str | None = "Patient Age"
     sex: str | None = "Patient Gender"
     view: str | None = "View Position"
+
+    @field_validator("findings", "patient", "split", "age", "sex", "view")
+    @classmethod
+    def _blank_is_none(cls, name: str | None) -> str | None:
+        return name or None
+
+
+_UID_AND_LABEL = Columns(path="SOPInstanceUID", findings="label", patient=None, age=None, sex=None, view=None)
 
 
 class TableSource(_Source):
@@ -96,16 +105,23 @@ class DicomSource(_Source):
     """DICOM files anywhere below `folder`, decoded as the service decodes them; age, sex and view come from the headers.
 
     table: CSV or Parquet with a column `key` (SOP Instance UID, or path relative to `folder`) and the label columns of `columns`;
-    None: the parent folder's name is the label. The patient is a hash of PatientID: the identifier itself is never kept.
+    None: the parent folder's name is the label. Columns that the recipe does not name: `SOPInstanceUID` and `label`,
+    no others. The patient is a hash of PatientID: the identifier itself is never kept.
     """
 
     kind: Literal["dicom"] = "dicom"
     table: str | None = None
     key: Literal["sop_instance_uid", "path"] = "sop_instance_uid"
-    columns: Columns = Columns(path="SOPInstanceUID", findings="label", patient=None, age=None, sex=None, view=None)
+    columns: Columns = _UID_AND_LABEL
     separator: str = "|"
     uncertain: Literal["ignore", "negative", "positive"] = "ignore"
     blank_is_negative: bool = True
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _defaults(cls, columns: Any) -> Any:
+        """Not those of `Columns`: a DICOM file brings its own patient, age, sex and view."""
+        return _UID_AND_LABEL.model_dump() | columns if isinstance(columns, dict) else columns
 
 
 Source = Annotated[ManifestSource | TreeSource | TableSource | DicomSource, Field(discriminator="kind")]

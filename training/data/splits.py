@@ -54,14 +54,25 @@ class Splits:
 
 
 def recipe_splits(recipe: Recipe, places: Places) -> Splits:
-    """The recipe's splits; no image is opened. Raises ConfigurationError for missing data, a leak, or a part without films."""
+    """The recipe's splits; no image is opened.
+
+    Raises ConfigurationError for missing data, a leak, a part without films, or one that is learnt or chosen from without a film of
+    some class (a label of a multilabel recipe may be missing).
+    """
     splits = make_splits(collect(recipe.data.sources, places.data, recipe.data), recipe.data)
     empty = [name for name in PARTS if not getattr(splits, name)]
     if empty:
         raise ConfigurationError(
             "empty_split",
-            f"{recipe.name}: no film is dealt to {', '.join(empty)}: too few patients, or no upstream test",
+            f"{recipe.name}: no film is dealt to {', '.join(empty)}: too few patients, or no upstream test (then data.test = 0.2)",
         )
+    for name in ("train", "fit", "report"):
+        lost = set(recipe.data.classes) - {film.label for film in getattr(splits, name)}
+        if lost and recipe.data.task != "multilabel":
+            raise ConfigurationError(
+                "class_missing",
+                f"{recipe.name}: {name} has no film of {', '.join(sorted(lost))}: too few patients, or `labels` names it otherwise",
+            )
     return splits
 
 
@@ -108,7 +119,10 @@ def check_no_leak(splits: Splits) -> None:
 def _check(films: Sequence[Film], part: DataPart) -> None:
     unknown = {f.upstream_split for f in films} - _UPSTREAM
     if unknown and part.test == "upstream":
-        raise ConfigurationError("unknown_split", f"upstream splits {sorted(unknown)} are not known")
+        raise ConfigurationError(
+            "unknown_split",
+            f"upstream splits {sorted(unknown)} are none of train, val, test: rename them, or deal out anew (data.test = 0.2)",
+        )
     nobody = next((f for f in films if not f.patient and f.side == "any"), None)
     if nobody is not None:
         raise ConfigurationError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ from training.data.spec import Columns, TableSource
 
 Row = Mapping[str, str]
 _VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1, "true": 1, "false": 0, "": None, "nan": None}
+_DELIMITERS = (",", ";", "\t")  # a spreadsheet writes the one of its country
 _UNCERTAIN = {"ignore": -1, "negative": 0, "positive": 1}
 ADULT_YEARS = 18.0
 
@@ -39,13 +42,14 @@ class Labelled(Protocol):
 
 
 def table_records(source: TableSource, root: Path) -> Iterator[Record]:
-    """The rows in path order. A table lies below the source's folder.
+    """The rows in path order. A table lies below the source's folder. A bare file name stands for the one film of that name anywhere below
+    it: NIH's table names no folder, and its films come in twelve.
 
     Raises ConfigurationError where the table, a column or a film is missing.
     """
     rows = read_table(root / source.folder / source.table, source.columns)
     names = names_of(rows, source)
-    paths = [_path(row[source.columns.path], source.folder) for row in rows]
+    paths = _found([_path(row[source.columns.path], source.folder) for row in rows], source.folder, root)
     lost = [path for path in paths if not (root / path).is_file()]
     if lost:
         raise ConfigurationError(
@@ -61,8 +65,8 @@ def read_table(path: Path, columns: Columns) -> list[dict[str, str]]:
     """The rows as text, blank where there is no value. Raises ConfigurationError without the table or one of the columns."""
     if not path.is_file():
         raise ConfigurationError("data_missing", f"no label table {path.name} in {path.parent}")
-    rows = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _csv(path)
     wanted = [name for name in columns.model_dump().values() if name is not None]
+    rows = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else csv_rows(path, wanted)
     missing = [name for name in wanted if rows and name not in rows[0]]
     if missing or not rows:
         there = ", ".join(rows[0]) if rows else "no row"
@@ -106,7 +110,8 @@ def _by_column(row: Row, columns: Sequence[str], source: Labelled) -> dict[str, 
     for name in columns:
         if not _known(row[name]):
             raise ConfigurationError(
-                "unknown_label", f"{source.folder}: column {name!r} holds something else than 1, 0, -1"
+                "unknown_label",
+                f"{source.folder}: column {name!r} holds {row[name]!r}, which is none of 1, 0, -1 and blank",
             )
         value = _VALUES[row[name].strip().lower()]
         if value is None and not source.blank_is_negative:
@@ -146,6 +151,17 @@ def _path(text: str, folder: str) -> str:
     return (PurePosixPath(folder) / path).as_posix()
 
 
+def _found(paths: Sequence[str], folder: str, root: Path) -> list[str]:
+    """The paths; where a bare file name is not in the folder itself, the one film of that name below it, if there is exactly one."""
+    bare = {path for path in paths if path == f"{folder}/{PurePosixPath(path).name}" and not (root / path).is_file()}
+    if not bare:
+        return list(paths)
+    places = defaultdict[str, list[str]](list)
+    for path in (root / folder).rglob("*"):
+        places[f"{folder}/{path.name}"].append(path.relative_to(root).as_posix())
+    return [places[path][0] if path in bare and len(places[path]) == 1 else path for path in paths]
+
+
 def age_of(text: str) -> float | None:
     """Years: a plain number, or an age as DICOM writes it (`058Y`, `018M`); None for what is neither or beyond 0..130."""
     text = text.strip().upper()
@@ -174,9 +190,37 @@ def view_of(text: str) -> str:
     return VIEWS.get(word, word)
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(stream)]
+def csv_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file in UTF-8, with or without a byte order mark; blank rows are passed over.
+
+    Fields are parted by comma, semicolon or tab: the first of them that gives the header all `wanted` columns.
+
+    Raises ConfigurationError: `unreadable_table` for another encoding, a column that stands twice, or a row with more fields than the
+    header (a comma in a text without quotes moves all that follow).
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            "unreadable_table", f"{path.name} is not in UTF-8 (byte {error.start}): save it as 'CSV UTF-8'"
+        ) from error
+    headers = {mark: next(csv.reader(io.StringIO(text, newline=""), delimiter=mark), []) for mark in _DELIMITERS}
+    fitting = [mark for mark, names in headers.items() if set(wanted) <= set(names)]
+    mark = fitting[0] if fitting else max(_DELIMITERS, key=lambda one: len(headers[one]))
+    twice = sorted({name for name in headers[mark] if name and headers[mark].count(name) > 1})
+    if twice:
+        raise ConfigurationError("unreadable_table", f"{path.name}: columns {twice} stand twice")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+    rows = []
+    for row in reader:
+        if any(row.get(None, ())):  # where the reader keeps what is too many
+            raise ConfigurationError(
+                "unreadable_table",
+                f"{path.name}, line {reader.line_num}: more fields than columns; is a text with {mark!r} not quoted?",
+            )
+        if any(value for name, value in row.items() if name):
+            rows.append({name: value or "" for name, value in row.items() if name})
+    return rows
 
 
 def _parquet(path: Path) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,15 @@ def swa_begins(training: TrainingPart) -> int:
 
 
 @torch.no_grad()
-def reestimate_statistics(network: TriageNetwork, images: Iterable[Tensor]) -> None:
+def reestimate_statistics(network: TriageNetwork, images: Iterable[Tensor], frozen: Collection[nn.Module] = ()) -> None:
     """Batch statistics of an averaged network, computed anew over the images: the mean over all batches. In place.
 
-    images: batches float32 [B, C, S, S]. Nothing but the statistics changes; a network without batch norm is left alone.
+    images: batches float32 [B, C, S, S]. frozen: layers whose statistics stay, as they did in the fit. Nothing but the statistics
+    changes; a network without batch norm is left alone.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001  (no public base class)
+    kept = set(frozen)
+    norms = (m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))  # noqa: SLF001  (no public base class)
+    layers = [layer for layer in norms if layer not in kept]
     if not layers:
         return
     network.eval()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from training.fitting.optimise import Arithmetic, build_optimiser
 from training.fitting.pretrain import pretrained_body
 from training.fitting.sampling import epoch_order
 from training.fitting.stopping import validate, watched
+from training.networks.freezing import frozen_layers
 from training.networks.network import TriageNetwork, build_network
 from training.networks.weights import load_body, load_weights
 from training.places import Places
@@ -59,7 +61,7 @@ def fit(recipe: Recipe, places: Places, console: Console, on_epoch: OnEpoch | No
 
     Raises:
         ConfigurationError: `run_busy`, `too_few_films`, `diverged`, `batch_not_shared`, `float16_needs_accelerator`, `early_stopping`,
-            `leak`, `old_checkpoint`, and what reading the films or the starting weights raises.
+            `leak`, `old_checkpoint`, `data_changed`, and what reading the films or the starting weights raises.
     """
     group = processes()
     console = console if group.first else Console(quiet=True)
@@ -111,12 +113,32 @@ def _films(run: Run, places: Places, group: Processes) -> Films:
         sizes = {name: len(films) for name, films in vars(splits).items()}
         every = [film for films in vars(splits).values() for film in films]
         facts = {"digest": splits.digest, "films": sizes, "duplicates_within_parts": len(within)}
-        run.write_json("splits.json", {**facts, "fingerprint": fingerprint(every, recipe.data)})
+        facts["fingerprint"] = fingerprint(every, recipe.data)
+        _check_unchanged(run, facts, pixels)
+        run.write_json("splits.json", facts)
         facts = {"training_data_digest": pixels.digest, "device": str(group.device), "processes": group.count}
         run.write_json("environment.json", {**environment(), **facts})
         group.wait()
     training = TrainingSet(pixels.images, targets(splits.train, recipe.data), [film.folder for film in splits.train])
     return Films(training, None if clean is None else clean.plain, targets(splits.fit, recipe.data))
+
+
+def _check_unchanged(run: Run, facts: Mapping[str, Any], pixels: Pixels) -> None:
+    """A checkpoint goes on with the films that it has seen: others could have been dealt to the validation since.
+
+    Raises ConfigurationError("data_changed") where splits, labels or pixels are not those of the run's first epochs.
+    """
+    if not (run.path / "checkpoint.pt").is_file():
+        return
+    before = {**(run.optional_json("splits.json") or {}), **(run.optional_json("environment.json") or {})}
+    now = {**facts, "training_data_digest": pixels.digest}
+    told = {"digest", "fingerprint", "training_data_digest"} & set(before)  # a run of earlier code kept less
+    if any(before[name] != now[name] for name in told):
+        raise ConfigurationError(
+            "data_changed",
+            f"the films of {run.path.name} are not those that it was begun with (added, taken out, relabelled or changed): put "
+            "them back, or delete the run's folder and fit anew",
+        )
 
 
 def _pixels(recipe: Recipe, splits: Splits, places: Places) -> Pixels:
@@ -201,9 +223,10 @@ def _look(session: Session, state: State, films: Films, entry: dict[str, float])
 
 
 def _reestimate(recipe: Recipe, state: State, films: TrainingSet, device: torch.device) -> None:
-    """Batch statistics of the averaged weights over one more epoch's films, which no step was taken on."""
+    """Batch statistics of the averaged weights over one more epoch's films, which no step was taken on; frozen blocks keep theirs."""
     _, prepared = batches(recipe, films, recipe.training.epochs, device)
-    reestimate_statistics(state.average.network, (batch.image for batch in prepared))
+    frozen = frozen_layers(state.average.network, recipe.network, recipe.training.epochs - 1)
+    reestimate_statistics(state.average.network, (batch.image for batch in prepared), frozen)
 
 
 def _finish(run: Run, state: State) -> None:

@@ -99,7 +99,7 @@ def build_loss(part: LossPart, task: Task, shown: NDArray[np.float32], device: t
     """
     softmax = task == "multiclass"
     weights = np.ones(shown.shape[1])
-    if part.class_weights == "balanced" and part.alpha is None:
+    if part.class_weights == "balanced" and not (part.kind == "focal" and part.alpha is not None):
         positives = np.nansum(shown, axis=0, dtype=np.float64)
         if softmax:
             weights = len(shown) / (shown.shape[1] * np.maximum(1, positives))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from training.spec import Part, Share
 
@@ -66,6 +66,7 @@ class TrainingPart(Part):
     repeatedly until an epoch shows at least this many of each. balance_sources: within each class, films of every source are drawn
     equally often. mixup: Beta(mixup, mixup) mixing weight (Zhang et al. 2018); 0 = off. autocast: arithmetic of the forward pass;
     `float16` (with loss scaling) needs an accelerator; `bfloat16` pays where the processor has matrix units for it (AMX, GPU).
+    gradient_clip: largest norm of the gradient; 0 = not clipped.
     """
 
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -82,6 +83,11 @@ class TrainingPart(Part):
     mixup: float = Field(default=0.0, ge=0)
     oversample_to: int = Field(default=0, ge=0)
     balance_sources: bool = False
+
+    @field_validator("gradient_clip", mode="before")
+    @classmethod
+    def _zero_is_off(cls, clip: Any) -> Any:
+        return None if clip == 0 else clip  # TOML has no None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -80,6 +80,13 @@ def set_trainable(network: TriageNetwork, part: NetworkPart, epoch: int) -> None
             module.requires_grad_(name in learning)
 
 
+def frozen_layers(network: TriageNetwork, part: NetworkPart, epoch: int) -> tuple[nn.Module, ...]:
+    """All modules of the blocks that are not trained in this epoch (from 0)."""
+    learning = set(trained_blocks(network, part, epoch))
+    resting = (module for name, modules in blocks(network).items() if name not in learning for module in modules)
+    return tuple(layer for module in resting for layer in module.modules())
+
+
 def _check(part: NetworkPart, count: int) -> None:
     if part.unfreezing and not part.frozen:
         raise ConfigurationError("invalid_recipe", "network.unfreezing without frozen = true: nothing is frozen")

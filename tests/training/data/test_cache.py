@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -48,8 +50,9 @@ def test_a_second_load_opens_no_film_and_a_new_specification_does(data: Path, tm
     np.testing.assert_array_equal(first.images, again.images)
     assert first.digest == again.digest
     other = spec.model_copy(update={"antialias_sigma": 0.9})
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigurationError, match=films[0].path) as caught:
         load_pixels(tmp_path / "nowhere", films, other, tmp_path / "cache")
+    assert caught.value.code == "unreadable_film"
 
 
 def test_the_digest_is_that_of_paths_and_files(data: Path, tmp_path: Path) -> None:
@@ -74,6 +77,29 @@ def test_a_film_that_has_changed_is_decoded_again(data: Path, tmp_path: Path) ->
     assert [a == b for a, b in zip(before.sha256, after.sha256, strict=True)] == [i != 3 for i in range(len(films))]
     assert not np.array_equal(before.plain[3], after.plain[3])
     np.testing.assert_array_equal(before.plain[4], after.plain[4])
+
+
+def test_equally_long_films_under_one_name_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TINY)
+    spec = load_recipe(tmp_path / "r.toml").input
+    found: list[Path] = []
+    for hospital in ("a", "b"):
+        path = tmp_path / hospital / "pacs" / "normal" / "IM1"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(as_bytes(file_dataset(1 if hospital == "a" else 2, size=(160, 128))))
+        os.utime(path, ns=(len(found), len(found)))
+        found.append(path)
+    assert found[0].stat().st_size == found[1].stat().st_size
+    films = collect([DicomSource(folder="pacs")], tmp_path / "a")
+    first = load_pixels(tmp_path / "a", films, spec, tmp_path / "cache")
+    second = load_pixels(tmp_path / "b", films, spec, tmp_path / "cache")
+    assert first.sha256 != second.sha256
+    assert second.sha256 == (hashlib.sha256(found[1].read_bytes()).hexdigest(),)
+    (made,) = (tmp_path / "cache").glob("*.npy")
+    before = made.stat().st_mtime_ns
+    os.utime(found[1], ns=(7, 7))  # touched, and the same
+    load_pixels(tmp_path / "b", films, spec, tmp_path / "cache")
+    assert made.stat().st_mtime_ns == before
 
 
 def test_dicom_films_are_decoded_as_the_service_does(tmp_path: Path) -> None:

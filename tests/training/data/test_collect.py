@@ -156,6 +156,21 @@ def test_what_is_wrong_is_said(data: Path, source: Source, code: str, words: str
     assert caught.value.code == code
 
 
+def test_a_manifest_of_ones_own(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    text = (data / "rsna_normal" / "manifest.csv").read_text()
+    table = tmp_path / "f" / "manifest.csv"
+    table.write_text(text, encoding="utf-8-sig")
+    assert len(read_manifest(tmp_path, "f")) == len(read_manifest(data, "rsna_normal"))
+    table.write_text(text.replace("dup_group", "group", 1))
+    with pytest.raises(ConfigurationError, match=r"f/manifest\.csv has no column \['dup_group'\]") as caught:
+        read_manifest(tmp_path, "f")
+    assert caught.value.code == "unknown_column"
+    table.write_text(text.replace(",96,", ",wide,").replace(",112,", ",wide,"))
+    with pytest.raises(ConfigurationError, match="'wide' is no number"):
+        read_manifest(tmp_path, "f")
+
+
 def test_a_path_stands_once(data: Path, tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     with (data / "rsna_normal" / "manifest.csv").open(newline="") as stream:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from app.errors import ConfigurationError
 from tests.support.dicom_bytes import DEFLATED, film, with_body
@@ -90,6 +91,23 @@ def test_reports_are_passed_over_and_damage_is_named(data: Path) -> None:
         _films(data)
     assert caught.value.code == "unreadable_film"
     assert CANARY not in caught.value.message
+
+
+def test_the_directory_of_a_cd_is_passed_over(data: Path) -> None:
+    directory = file_dataset(9, **SMALL)
+    del directory.PixelData
+    directory.file_meta.MediaStorageSOPClassUID = directory.SOPClassUID = MediaStorageDirectoryStorage
+    (data / "pacs" / "DICOMDIR").write_bytes(as_bytes(directory))
+    assert len(_films(data)) == 3
+
+
+def test_columns_that_a_recipe_leaves_out_are_not_those_of_nih(data: Path) -> None:
+    (data / "pacs" / "labels.csv").write_text("uid;label\nnormal\\IM1;No Finding\n")
+    films = _films(data, table="labels.csv", key="path", columns={"path": "uid"})
+    assert [(f.path, f.label) for f in films] == [("pacs/normal/IM1", "normal")]
+    (data / "pacs" / "labels.csv").write_text("uid,Pneumonia\nnormal/IM1,0\n")
+    films = _films(data, table="labels.csv", key="path", columns={"path": "uid", "findings": ""})
+    assert [(f.path, f.label) for f in films] == [("pacs/normal/IM1", "normal")]
 
 
 def test_a_deflated_bomb_is_refused_at_its_limit(data: Path) -> None:

@@ -215,6 +215,16 @@ def test_a_part_without_films_is_an_error(tmp_path: Path) -> None:
     assert caught.value.code == "empty_split"
 
 
+def test_a_class_without_films_is_an_error(tmp_path: Path) -> None:
+    labels = '{ kind = "manifest", folder = "kermany_224", labels = { Pnuemonia = "pneumonia", normal = "normal" } }'
+    text = TINY.replace('{ kind = "manifest", folder = "kermany_224" }', labels)
+    text = text.replace('{ kind = "manifest", folder = "kermany_hires" }, ', "")
+    assert labels in text
+    with pytest.raises(ConfigurationError, match="train has no film of pneumonia") as caught:
+        recipe_splits(_recipe(tmp_path, text), Places(data=write_data(tmp_path / "data")))
+    assert caught.value.code == "class_missing"
+
+
 @pytest.mark.real_data
 def test_the_real_splits() -> None:
     """What the data folder's README says: 170 crossing patients, 457 pneumonia films; 624 test films; 16 upstream val films.

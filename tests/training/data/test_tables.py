@@ -141,6 +141,63 @@ def test_paths_stay_below_the_source(data: Path, path: str, code: str) -> None:
     assert caught.value.code == code
 
 
+HEADER = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"
+ROW = "images\\00000000_000.png,Pneumonia,7,058Y,F,PA"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HEADER}\r\n{ROW}\r\n,,,,,\r\n",
+        f"{HEADER}\n{ROW}\n".replace(",", ";"),
+        f"{HEADER}\n{ROW}\n".replace(",", "\t"),
+        f"{HEADER},,\n{ROW},,\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(data: Path, text: str) -> None:
+    (data / TABLE / "sheet.csv").write_text(text, encoding="utf-8-sig")
+    (one,) = _films(data, "binary", ("normal", "pneumonia"), table="sheet.csv")
+    assert (one.path, one.label, one.patient) == (f"{TABLE}/images/00000000_000.png", "pneumonia", f"{TABLE}:7")
+    assert (one.age_years, one.sex, one.view) == (58.0, "F", "PA")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (f"{HEADER}\n{ROW}\n".replace("7", "M\u00fcller").encode("cp1252"), "UTF-8"),
+        (f"{HEADER}\n{ROW}\n".encode("utf-16"), "UTF-8"),
+        (f"{HEADER}\n{ROW.replace('Pneumonia', 'Pneumonia, left')}\n".encode(), "line 2"),
+        (f"{HEADER},Patient ID\n{ROW},8\n".encode(), "Patient ID.* twice"),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused(data: Path, content: bytes, words: str) -> None:
+    (data / TABLE / "sheet.csv").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        _films(data, "binary", ("normal", "pneumonia"), table="sheet.csv")
+    assert caught.value.code == "unreadable_table"
+
+
+def test_a_bare_file_name_is_found_below_the_folder_if_it_is_one_film(data: Path) -> None:
+    for batch in ("images_001", "images_002"):
+        (data / TABLE / "batches" / batch).mkdir(parents=True, exist_ok=True)
+        (data / TABLE / "batches" / batch / "twice.png").write_bytes(b"")
+    (data / TABLE / "batches" / "images_002" / "once.png").write_bytes(b"")
+    (data / TABLE / "bare.csv").write_text(f"{HEADER}\n{ROW}\n".replace("images\\00000000_000", "once"))
+    (one,) = _films(data, "binary", ("normal", "pneumonia"), table="bare.csv")
+    assert one.path == f"{TABLE}/batches/images_002/once.png"
+    (data / TABLE / "bare.csv").write_text(f"{HEADER}\n{ROW}\n".replace("images\\00000000_000", "twice"))
+    with pytest.raises(ConfigurationError, match=r"twice\.png") as caught:
+        _films(data, "binary", ("normal", "pneumonia"), table="bare.csv")
+    assert caught.value.code == "data_missing"
+
+
+def test_columns_that_are_not_there_can_be_said_in_toml(data: Path) -> None:
+    columns = {"path": "Path", "findings": "", "patient": "", "age": "Age", "sex": "Sex", "view": "AP/PA"}
+    assert Columns.model_validate(columns) == CHEXPERT
+    films = _films(data, "multilabel", ("effusion", "pneumonia"), table="chexpert.csv", columns=columns, side="train")
+    assert films
+
+
 def test_parquet_says_the_same(data: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,34 @@ def test_a_frozen_body_stays_and_is_unfrozen_in_time(places: Places) -> None:
     moved = {n for n, v in fit(staged, places, QUIET).network().state_dict().items() if not torch.equal(v, fresh[n])}
     assert "body.8.weight" in moved
     assert "body.4.weight" not in moved
+
+
+def test_a_frozen_body_keeps_its_statistics_under_swa(places: Places) -> None:
+    probe = _recipe(network__frozen=True, training__average={"kind": "swa", "swa_start": 0.5})
+    fresh = build_network(probe.network, outputs=1, channels=1, seed=probe.seed).state_dict()
+    handed = fit(probe, places, QUIET).network().state_dict()
+    assert {n for n, v in handed.items() if not torch.equal(v, fresh[n])} == {"head.weight", "head.bias"}
+
+
+def test_a_fit_does_not_go_on_with_other_films(places: Places, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        """After the first epoch."""
+
+    def kill(_: object) -> None:
+        raise KilledError
+
+    shutil.copytree(places.data, tmp_path / "data")
+    here = replace(places, data=tmp_path / "data")
+    with pytest.raises(KilledError):
+        fit(_recipe(), here, QUIET, kill)
+    manifest = here.data / "kermany_hires" / "manifest.csv"
+    whole = manifest.read_text()
+    lines = whole.splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if ",train,normal," in line)
+    manifest.write_text("".join(lines[:at] + lines[at + 1 :]))
+    _fails("data_changed", _recipe(), here)
+    manifest.write_text(whole)
+    assert fit(_recipe(), here, QUIET).complete
 
 
 def test_a_fit_starts_from_the_recipes_weights(places: Places, tmp_path: Path) -> None:

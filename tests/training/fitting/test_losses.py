@@ -128,3 +128,5 @@ def test_balanced_weights() -> None:
     assert weights.tolist() == [20.0, 20.0]
     assert build_loss(_plain(), "binary", shown, CPU).weights.tolist() == [1.0]
     assert build_loss(LossPart(kind="focal", alpha=0.25), "binary", shown, CPU).weights.tolist() == [1.0]
+    # alpha is the focal loss's own: left over from a base or a study, it takes no weights from another loss
+    assert build_loss(LossPart(kind="bce", alpha=0.25), "binary", shown, CPU).weights.tolist() == [pytest.approx(1 / 3)]
