@@ -307,7 +307,7 @@ def test_killed_decoders_cost_one_film_each_and_nothing_else(judging: tuple[Serv
     threads.append(threading.Thread(target=_until, args=(stop, lambda: check(plain, alone_plain, True))))
     for thread in threads:
         thread.start()
-    killed = _kill_decoders(pid, kills=20)
+    killed = _kill_decoders(pid, kills=12)
     stop.set()
     for thread in threads:
         thread.join()

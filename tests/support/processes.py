@@ -71,11 +71,13 @@ def watched_memory(pid: int) -> Iterator[Memory]:
         thread.join()
 
 
-def wait_for_children(pid: int, count: int, besides: Container[int] = (), limit_s: float = 30) -> tuple[int, ...]:
-    """Wait until the service has that many children, `besides` left out, that live for a while already, and so have started up."""
+def wait_for_children(
+    pid: int, count: int, besides: Container[int] = (), old_s: float = 3, limit_s: float = 60
+) -> tuple[int, ...]:
+    """Wait until the service has that many children, `besides` left out, that live for `old_s` already, and so have started up."""
     until = time.monotonic() + limit_s
     while True:
-        found = tuple(child for child in children(pid) if child not in besides and age_s(child) > 1.5)
+        found = tuple(child for child in children(pid) if child not in besides and age_s(child) > old_s)
         if len(found) >= count:
             return found
         assert time.monotonic() < until, f"{len(found)} of {count} children after {limit_s} s"

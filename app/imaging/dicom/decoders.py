@@ -41,7 +41,7 @@ class DecoderPool:
 
     size: children, and so frames decoded at once; more wait. timeout_s: for one frame, and again for a free child.
     memory_bytes: address space of one child (RLIMIT_AS). Children start when they are needed, or by `warm`, and start anew by
-    themselves after they were lost; `restarts` counts that.
+    themselves after they were lost, also while starting; `restarts` counts that.
     """
 
     def __init__(self, size: int, timeout_s: float, memory_bytes: int) -> None:
@@ -127,7 +127,7 @@ class DecoderPool:
         try:
             child.await_ready(_START_S)
         except BaseException:
-            child.end()
+            self._forget(child)
             raise
         with self._lock:
             self._children.add(child)

@@ -164,6 +164,24 @@ def test_a_child_killed_while_idle_costs_nobody_anything() -> None:
         assert pool.restarts == 1
 
 
+def test_a_child_killed_while_it_starts_is_counted(tmp_path: Path) -> None:
+    starting = tmp_path / "pid"
+
+    class Slow(DecoderPool):
+        def _command(self) -> list[str]:
+            if starting.exists():
+                return super()._command()
+            program = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(3_600)"
+            return [sys.executable, "-I", "-c", program, str(starting)]
+
+    with closing(Slow(1, 60, MEMORY)) as pool:
+        pool.warm()
+        wait_for(lambda: starting.exists() and starting.read_text())
+        os.kill(int(starting.read_text()), signal.SIGKILL)
+        np.testing.assert_array_equal(pool.decode(frame()), expected())
+        assert pool.restarts == 1
+
+
 def test_a_child_outlives_the_thread_that_wanted_it() -> None:
     """PR_SET_PDEATHSIG is about threads, not processes: a child started by the asking thread would die with it."""
     with closing(DecoderPool(1, 60, MEMORY)) as pool:
