@@ -10,10 +10,12 @@ RUN groupadd --gid 10001 cxr \
  && install -d -o 10001 -g 10001 -m 0700 /state /secrets /runs \
       /credentials/admin /credentials/database /credentials/gateway /credentials/orthanc /credentials/prometheus \
       /volumes/postgres /volumes/prometheus
-# One thread per worker in the numeric libraries: the service has its own workers (see the README's settings).
+# One thread per worker in the numeric libraries, and none that waits for work by spinning: the service has its own workers (see the
+# README's settings). Here and not only in the process, because a BLAS makes its pool when Python loads it.
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
+    OMP_WAIT_POLICY=PASSIVE \
     OPENBLAS_NUM_THREADS=1 \
     ORT_DISABLE_TELEMETRY=1 \
     CXR_BUNDLES_DIR=/opt/cxr/model_bundles \
@@ -31,7 +33,7 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/cxr
 COPY pyproject.toml constraints.txt ./
 # Dependencies first and on their own, so that a change of the source does not fetch them again.
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], *p['optional-dependencies']['dimse'], sep='\n')" >requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['postgres'], *p['optional-dependencies']['dimse'], *p['optional-dependencies']['openvino'], sep='\n')" >requirements.txt \
  && python -m pip --python /opt/cxr/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY app app

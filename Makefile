@@ -17,7 +17,7 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[postgres,dimse,train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[postgres,dimse,openvino,bulk,ray,train,dev]'
 	@touch $@ $(VENV)/.serve
 
 serve: $(VENV)/.serve  ## set up and start the service with the bundle that ships

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 Task = Literal["binary", "multiclass", "multilabel"]
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]  # the terms of VOI LUT Function (0028,1056)
+Lane = Literal[
+    "stat", "routine", "bulk"
+]  # how urgent work is: an emergency, the day's work, what may wait for spare cores
 Rule = Literal["threshold", "argmax", "hierarchical", "per_label", "conformal"]
+
+LANES: tuple[Lane, ...] = ("stat", "routine", "bulk")  # in the order in which they are served
 
 # what drift is watched on, one number per film: fields of `InputStatistics`, and the confidence of the answer
 STATISTICS = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness", "confidence")
@@ -42,11 +47,30 @@ class ReviewReason(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks: the public id of the key, its name and role. Never the secret."""
+    """Who asks: the public id of the key, its name, its role, and how urgent its requests are where they do not say. Never the secret."""
 
     key_id: str
     name: str
     role: Role
+    lane: Lane = "routine"
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """One lane of the queue at one moment.
+
+    queued, running: jobs; oldest_s: how long the first of those that wait has waited, 0 where none does; refused: requests that
+    were turned away since the start, by reason (`app.inference.lanes.Reason`); begun: jobs that ever began; waited_s: what these
+    waited altogether.
+    """
+
+    lane: Lane
+    queued: int
+    running: int
+    oldest_s: float
+    refused: Mapping[str, int]
+    begun: int
+    waited_s: float
 
 
 @dataclass(frozen=True)
@@ -145,6 +169,8 @@ class Radiograph:
     format: what the content is (never taken from a name).
     acquisition, source: what the header says about the film and whose it is (DICOM; None for JPEG and PNG).
     display: how its gray levels came about; None too for DICOM films shown through a LUT, and for colour ones.
+    reduced_from: height and width of the film, px, where pixels are a JPEG at half of its size, rounded up (`app.imaging.reduced`);
+    None where pixels are the film itself.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -153,14 +179,17 @@ class Radiograph:
     acquisition: Acquisition | None = None
     source: Source | None = None
     display: FilmDisplay | None = None
+    reduced_from: tuple[int, int] | None = None
 
     @property
     def height(self) -> int:
-        return int(self.pixels.shape[0])
+        """Of the film, px."""
+        return self.reduced_from[0] if self.reduced_from else int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        return int(self.pixels.shape[1])
+        """Of the film, px."""
+        return self.reduced_from[1] if self.reduced_from else int(self.pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -187,7 +216,8 @@ class Geometry:
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Numbers about the film that drift is watched on; gray values on the 0..255 scale after the 16-bit rule, before any crop.
+    """Numbers about the film that drift is watched on; gray values on the 0..255 scale after the 16-bit rule, before any crop; of a
+    film that was decoded at half of its size, of the pixels that were decoded (`app.imaging.reduced` says what that changes).
 
     mean, std: gray levels; aspect: width / height; dark_fraction, bright_fraction: share of pixels < 16 and > 239;
     sharpness: standard deviation of the Laplacian of the resized input, gray levels;
@@ -288,7 +318,10 @@ class ActivationMap:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything known about one judged film before it is recorded and answered."""
+    """Everything known about one judged film before it is recorded and answered.
+
+    views: the views whose mean logits were decided on, the plain film first; empty without test-time augmentation.
+    """
 
     radiograph: Radiograph
     geometry: Geometry
@@ -298,6 +331,7 @@ class Judgement:
     engine: EngineInfo
     feature_projection: NDArray[np.float32]
     maps: tuple[ActivationMap, ...] = ()
+    views: tuple[str, ...] = ()
     timing_ms: Mapping[str, float] = field(default_factory=dict)
 
 

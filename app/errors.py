@@ -11,6 +11,7 @@
     ├── UnavailableError         503     try again later: overloaded, not ready, audit store away
     ├── InternalError            500     a fault of ours; the detail stays in the log
     ├── BundleError              (none)  a bundle that does not verify; reaches HTTP only as a conflict or as not ready
+    ├── BulkError                (none)  a bulk run cannot start or go on; never over HTTP
     ├── RecordsError             (none)  the audit store is away or refuses; reaches HTTP as UnavailableError
     └── ConfigurationError       (none)  settings or secrets with which the service must not start
 
@@ -124,7 +125,9 @@ ERROR_TABLE: dict[str, ErrorSpec] = {
     "explanation_unavailable": ErrorSpec(409, "No explanation", "The serving bundle does not support {what}."),
     "unknown_operating_point": ErrorSpec(400, "Unknown operating point", "The serving bundle has: {known}."),
     "unknown_target": ErrorSpec(400, "Unknown target class", "The serving bundle has: {known}."),
-    "overloaded": ErrorSpec(503, "Overloaded", "Every place in the queue is taken; try again later."),
+    "overloaded": ErrorSpec(
+        503, "Overloaded", "There is no place in the queue, or the wait is too long; try again later."
+    ),
     "not_ready": ErrorSpec(503, "Not ready", "The service is not ready to judge images: {reason}."),
     "audit_unavailable": ErrorSpec(
         503, "Audit store unavailable", "The answer could not be recorded, so none is given."
@@ -237,6 +240,10 @@ class BundleError(_LocalError):
 
 class RecordsError(_LocalError):
     """The audit store is away, refuses to write, or does not fit this code or key ring."""
+
+
+class BulkError(_LocalError):
+    """A bulk run cannot start or go on: its source, its output, the run that it continues, or its cluster."""
 
 
 class ConfigurationError(_LocalError):

@@ -1,14 +1,19 @@
 """One film on a worker thread: from its bytes to a judgement, with maps and a picture where they are wanted. No I/O, no state.
 
-decode -> header gate -> prepare -> blank -> picture gate -> quality -> network -> its own features -> decide -> (explain); each step's
-time is kept. The gate is the bundle's (`app.gate`); a bundle without one judges any picture.
+decode -> header gate -> prepare -> blank -> picture gate -> quality -> network -> its own features -> (further passes) -> decide ->
+(explain); each step's time is kept. The gate is the bundle's (`app.gate`); a bundle without one judges any picture.
+
+Test-time augmentation and two of the explanations need the network to see the film again, in other views or changed copies. `judge`
+does all of it in one go; `begin`, `Begun.run` and `Begun.finish` are its parts, for whoever lets other films pass between them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -22,10 +27,11 @@ from app.errors import ImageError, RefusedError
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.dicom.frame import FrameDecoder
 from app.imaging.quality import quality_notices, refuse_blank
+from app.imaging.views import FURTHER_VIEWS, PLAIN, View
 from app.live import LiveBundle
 
 Buffer = bytes | bytearray | memoryview
-Method = Literal["gradcam", "gradcam++"]
+Method = Literal[explain.Method, explain.PassMethod]
 
 CONTOUR_LEVEL = 0.5
 _HEAT_PX = 512  # the heat is smooth: drawn at this size, then enlarged with the picture
@@ -36,8 +42,9 @@ _CONTOUR_PX = 256  # maps are up-sampled to this before their outline is taken; 
 class ExplainOptions:
     """What to explain and how to draw it.
 
-    target: a class, None = the decided one, then the next most probable up to top_k; alpha: weight of the heat, 0..1;
-    output: rendered picture as a file or as an array, or the numbers only; full_size: draw at the film's own size.
+    target: a class, None = the decided one, then the next most probable up to top_k; method: of `app.explain`;
+    alpha: weight of the heat, 0..1; output: rendered picture as a file or as an array, or the numbers only;
+    full_size: draw at the film's own size.
     """
 
     operating_point: str | None = None
@@ -89,35 +96,131 @@ class Refusal(Exception):  # noqa: N818 - not a fault; a coded refusal on its wa
 
 
 def judge(
-    data: Buffer, live: LiveBundle, point: OperatingPoint, wanted: ExplainOptions | None, limits: Limits
+    data: Buffer,
+    live: LiveBundle,
+    point: OperatingPoint,
+    wanted: ExplainOptions | None,
+    limits: Limits,
+    *,
+    tta: bool = False,
 ) -> Drawn:
-    """Decode, check, prepare, run the network, decide, and explain where that is wanted.
+    """Decode, check, prepare, run the network, decide, and explain where that is wanted; all passes in this thread, one by one.
+
+    Args:
+        tta: decide on the mean logits of several views (`app.imaging.views`).
 
     Raises:
         Refusal: the film was refused; carries the coded error and the hash of the bytes.
     """
+    begun = begin(data, live, point, wanted, limits, tta=tta)
+    return begun.finish([begun.run(index) for index in range(begun.passes)])
+
+
+def begin(
+    data: Buffer,
+    live: LiveBundle,
+    point: OperatingPoint,
+    wanted: ExplainOptions | None,
+    limits: Limits,
+    *,
+    tta: bool = False,
+) -> Begun:
+    """The first part of `judge`, up to the network's answer to the plain film. Arguments and Raises are those of `judge`."""
     clock = _Clock()
     try:
         seen = _see(data, live, limits, clock)
     except (ImageError, RefusedError) as error:
         raise Refusal(error, hashlib.sha256(data).hexdigest()) from error
-    decision = decide(seen.output.logits, live.manifest, point, quality_doubt=bool(seen.notices))
-    notices = _notices(seen, decision, live.manifest)
-    judgement = Judgement(
-        radiograph=seen.radiograph,
-        geometry=seen.prepared.geometry,
-        statistics=seen.prepared.statistics,
-        decision=decision,
-        notices=notices,
-        engine=live.engine.info,
-        feature_projection=drift.project(live.bundle.reference["projection"], seen.pooled),
+    return Begun(
+        data,
+        live,
+        point,
+        wanted,
+        limits,
+        seen,
+        clock.laps,
+        FURTHER_VIEWS if tta else {},
+        _explainer(wanted, seen, live),
     )
-    clock.lap("decide")
-    if wanted is None:
-        return Drawn(replace(judgement, timing_ms=clock.laps))
-    drawn = _explain(judgement, seen.output.features, live, wanted, limits.overlay_max_px)
-    clock.lap("explain")
-    return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the network made of one further pass. ms: what that took."""
+
+    output: NetworkOutput
+    ms: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A film that the network has seen once. `passes` calls of `run`, in any thread, then `finish`: that is `judge` in parts.
+
+    data: the file. laps: time of each step so far, ms. views: those to be seen beside the plain film. explainer: None where no map is
+    wanted.
+    """
+
+    data: Buffer
+    live: LiveBundle
+    point: OperatingPoint
+    wanted: ExplainOptions | None
+    limits: Limits
+    seen: _Seen
+    laps: Mapping[str, float]
+    views: Mapping[str, View]
+    explainer: explain.Explainer | None
+
+    @property
+    def passes(self) -> int:
+        """How often the network has to see the film again: first the views, then the copies that the explainer wants."""
+        return len(self.views) + (self.explainer.passes if self.explainer is not None else 0)
+
+    def run(self, index: int) -> Passed:
+        """Pass number `index`; about the work of one plain film."""
+        clock = _Clock()
+        output = self.live.engine.run(self._tensor(index))
+        clock.lap("pass")
+        return Passed(output, clock.laps["pass"])
+
+    def finish(self, passed: Sequence[Passed]) -> Drawn:
+        """Decide and explain. passed: the results of `run(0)`, `run(1)`, ... in their order."""
+        if len(passed) != self.passes:
+            raise ValueError(f"{self.passes} passes wanted, {len(passed)} given")
+        outputs = [one.output for one in passed]
+        clock = _Clock({**self.laps, "passes": sum(one.ms for one in passed)} if passed else self.laps)
+        judgement = self._judgement(outputs[: len(self.views)])
+        clock.lap("decide")
+        if self.wanted is None or self.explainer is None:
+            return Drawn(replace(judgement, timing_ms=clock.laps))
+        maps = _maps(judgement, self.explainer, outputs[len(self.views) :], self.live.manifest, self.wanted)
+        film = _film_to_draw(self.data, judgement.radiograph, self.wanted, self.limits)
+        drawn = _drawn(replace(judgement, maps=maps), film, self.live.manifest, self.wanted, self.limits.overlay_max_px)
+        clock.lap("explain")
+        return replace(drawn, judgement=replace(drawn.judgement, timing_ms=clock.laps))
+
+    def _tensor(self, index: int) -> NDArray[np.float32]:
+        if self.explainer is not None and index >= len(self.views):
+            return self.explainer.tensor(index - len(self.views))
+        prepared, view = self.seen.prepared, list(self.views.values())[index]
+        return preprocessing.normalise(view(prepared.resized), prepared.geometry, self.live.manifest.input)
+
+    def _judgement(self, views: Sequence[NetworkOutput]) -> Judgement:
+        """The decision on the mean logits of all views; features and warnings are those of the plain film."""
+        seen, live = self.seen, self.live
+        every = np.stack([seen.output.logits, *(view.logits for view in views)])
+        logits = every.mean(axis=0, dtype=np.float64).astype(np.float32)
+        decision = decide(logits, live.manifest, self.point, quality_doubt=bool(seen.notices))
+        names = (PLAIN, *self.views) if self.views else ()
+        return Judgement(
+            radiograph=seen.radiograph,
+            geometry=seen.prepared.geometry,
+            statistics=seen.prepared.statistics,
+            decision=decision,
+            notices=_notices(seen, decision, live.manifest, names),
+            engine=live.engine.info,
+            feature_projection=drift.project(live.bundle.reference["projection"], seen.pooled),
+            views=names,
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +241,7 @@ def _see(data: Buffer, live: LiveBundle, limits: Limits, clock: _Clock) -> _Seen
         ImageError, RefusedError: the file is not taken, or the film is not to be judged.
     """
     manifest = live.manifest
-    radiograph = decode(data, limits.image, limits.decoder)
+    radiograph = decode(data, limits.image, limits.decoder, manifest.input)
     clock.lap("decode")
     header = gate.check_header(radiograph.acquisition, manifest)
     prepared = preprocessing.prepare(radiograph, manifest.input)
@@ -176,8 +279,8 @@ def _unlike(pooled: NDArray[np.float64], live: LiveBundle) -> tuple[Notice, ...]
 class _Clock:
     """Laps in milliseconds."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, laps: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.laps = dict(laps)
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -186,19 +289,28 @@ class _Clock:
         self._last = now
 
 
-def _notices(seen: _Seen, decision: Decision, manifest: Manifest) -> tuple[Notice, ...]:
+def _notices(seen: _Seen, decision: Decision, manifest: Manifest, views: Sequence[str]) -> tuple[Notice, ...]:
     """All warnings of an answer. Those that follow from the bundle or the decision are no doubt in the film's quality."""
     contradiction = inconsistency(manifest, decision)
     return (
         *([_research_only(manifest.research_label)] if manifest.research_label else []),
         *seen.notices,
         *([contradiction] if contradiction else []),
+        *([_mean_of_views(len(views))] if views else []),
         *([_intended_use(manifest)] if seen.radiograph.format != "dicom" else []),
     )
 
 
 def _research_only(label: str) -> Notice:
     return Notice("research_only", f"The serving bundle is not for patients: {label}.")
+
+
+def _mean_of_views(views: int) -> Notice:
+    return Notice(
+        "mean_of_views",
+        f"The answer is the mean over {views} views of the film. Calibration, thresholds and the figures of the operating point were "
+        "taken from single views.",
+    )
 
 
 def _intended_use(manifest: Manifest) -> Notice:
@@ -208,39 +320,67 @@ def _intended_use(manifest: Manifest) -> Notice:
     )
 
 
-def _explain(
-    judgement: Judgement, features: NDArray[np.float32], live: LiveBundle, wanted: ExplainOptions, max_px: int
-) -> Drawn:
-    """Maps, contours and, where asked for, the picture."""
-    maps = tuple(
-        explain.activation_map(
-            features, live.head, target=target, logit_index=index, negated=negated, method=wanted.method
-        )
+def _explainer(wanted: ExplainOptions | None, seen: _Seen, live: LiveBundle) -> explain.Explainer | None:
+    if wanted is None:
+        return None
+    match wanted.method:
+        case "gradcam" | "gradcam++" as method:
+            return explain.GradCam(seen.output.features, live.head, method)
+        case "smoothgradcam++":
+            return explain.SmoothGradCam(seen.prepared.tensor, seen.radiograph.sha256, live.head)
+        case "scorecam":
+            return explain.ScoreCam(seen.prepared.tensor, seen.output.features)
+
+
+def _maps(
+    judgement: Judgement,
+    explainer: explain.Explainer,
+    outputs: Sequence[NetworkOutput],
+    manifest: Manifest,
+    wanted: ExplainOptions,
+) -> tuple[ActivationMap, ...]:
+    """One map per class that is wanted; all from the same passes."""
+    return tuple(
+        explainer.map(outputs, target=target, logit_index=index, negated=negated)
         for target in _targets(judgement, wanted)
-        for index, negated in [explain.logit_of(live.manifest.task, live.manifest.classes, target)]
+        for index, negated in [explain.logit_of(manifest.task, manifest.classes, target)]
     )
-    judgement = replace(judgement, maps=maps)
-    contours = tuple(_contour(m, judgement.geometry) for m in maps)
-    captions = tuple(explain.caption(m, judgement.decision) for m in maps)
+
+
+def _film_to_draw(data: Buffer, radiograph: Radiograph, wanted: ExplainOptions, limits: Limits) -> Radiograph:
+    """The film that was judged; decoded anew, in full, where that was at half of its size and the picture is to be larger, or an odd
+    side would make it another size."""
+    if radiograph.reduced_from is None or wanted.output == "json":
+        return radiograph
+    halved = all(side % 2 == 0 for side in radiograph.reduced_from)
+    if halved and not wanted.full_size and limits.overlay_max_px <= max(radiograph.pixels.shape):
+        return radiograph
+    return decode(data, limits.image)
+
+
+def _drawn(judgement: Judgement, film: Radiograph, manifest: Manifest, wanted: ExplainOptions, max_px: int) -> Drawn:
+    """Contours, captions and, where asked for, the picture of `film`."""
+    contours = tuple(_contour(m, judgement.geometry) for m in judgement.maps)
+    captions = tuple(explain.caption(m, judgement.decision) for m in judgement.maps)
     if wanted.output == "json":
         return Drawn(judgement, contours, captions)
-    picture = _picture(judgement, live.manifest, wanted, None if wanted.full_size else max_px)
+    picture = _picture(judgement, film, manifest, wanted, None if wanted.full_size else max_px)
     if isinstance(picture, bytes):
         return Drawn(judgement, contours, captions, picture)
     return Drawn(judgement, contours, captions, picture_array=picture)
 
 
 def _picture(
-    judgement: Judgement, manifest: Manifest, wanted: ExplainOptions, max_px: int | None
+    judgement: Judgement, radiograph: Radiograph, manifest: Manifest, wanted: ExplainOptions, max_px: int | None
 ) -> bytes | NDArray[np.uint8]:
     """The overlays side by side, one per map; each film's longest side at most `max_px`."""
-    film = preprocessing.to_eight_bit(judgement.radiograph.pixels, manifest.input.sixteen_bit)
+    film = preprocessing.to_eight_bit(radiograph.pixels, manifest.input.sixteen_bit)
     heats = [preprocessing.to_original(m.values, judgement.geometry, max_px=_HEAT_PX) for m in judgement.maps]
     panels = len(heats)
     height, width = film.shape
     if max_px is not None:
         max_px = round(max(height, panels * width) * min(1.0, max_px / max(height, width)))
-    films, heat = np.tile(film, (1, panels)), np.hstack(heats)
+    films, heat = np.tile(film, (1, panels)) if panels > 1 else film, np.hstack(heats)
     if wanted.output == "array":
         return explain.render_overlay(films, heat, wanted.alpha, max_px=max_px)
     output: Literal["png", "jpeg"] = "jpeg" if wanted.output == "jpeg" else "png"

@@ -13,10 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from app.api.install import install
 from app.bundle.store import BundleStore
+from app.domain import LANES
+from app.engines import Engines
 from app.errors import CxrError
 from app.imaging.decode import limit_threads
 from app.imaging.dicom.decoders import DecoderPool
 from app.inference.cores import usable_cores
+from app.inference.machine import process_age_s
 from app.inference.scheduler import Scheduler
 from app.live import LiveBundles
 from app.metrics import Metrics
@@ -45,9 +48,12 @@ def create_app(settings: Settings) -> FastAPI:
         workers=settings.workers or usable_cores(),
         queue_max=settings.queue_max,
         queue_timeout_s=settings.queue_timeout_s,
+        stat_places=settings.stat_places,
+        bulk_places=settings.bulk_places,
+        stat_threads=1 if settings.stat_places else 0,
     )
     decoder = DecoderPool(
-        size=scheduler.workers,
+        size=scheduler.threads,
         timeout_s=settings.dicom_decode_timeout_s,
         memory_bytes=settings.dicom_decode_max_bytes,
     )
@@ -57,6 +63,9 @@ def create_app(settings: Settings) -> FastAPI:
         pin=settings.bundle,
         poll_s=settings.bundle_poll_s,
         accept_failed_gate=settings.accept_failed_gate,
+        engines=Engines(
+            settings.engine, workers=scheduler.workers, cache_dir=settings.engine_cache, choices=records.choices
+        ),
         changed=lambda live: metrics.serve_bundle(
             live.manifest, live.bundle.digest, live.engine.info, live.bundle.reference
         ),
@@ -65,11 +74,10 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings, records=records, scheduler=scheduler, bundles=bundles, metrics=metrics, decoder=decoder
     )
 
-    metrics.set_limits(places=scheduler.workers + settings.queue_max, version=version("cxr-triage"))
+    metrics.set_limits(places={lane: scheduler.places_of(lane) for lane in LANES}, version=version("cxr-triage"))
     metrics.watch(
         ready=lambda: service.readiness().ready,
-        queued=lambda: scheduler.queued,
-        running=lambda: scheduler.running,
+        lanes=scheduler.states,
         audit_healthy=lambda: records.healthy,
         decoder_restarts=lambda: decoder.restarts,
     )
@@ -107,7 +115,12 @@ async def _lifespan(  # noqa: PLR0917 - bound by `partial`; the framework gives 
         except CxrError as error:
             log.error("start_refused", reason=str(error))  # noqa: TRY400 - the server logs the traceback
             raise
-        log.info("ready", bundle=str(bundles.current and bundles.current.ref), workers=scheduler.workers)
+        log.info(
+            "ready",
+            bundle=str(bundles.current and bundles.current.ref),
+            workers=scheduler.workers,
+            cold_start_s=process_age_s(),
+        )
         yield
     finally:
         service.begin_drain()

@@ -22,14 +22,14 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.bundle.manifest import Manifest
-from app.domain import STATISTICS, EngineInfo, InputStatistics, Judgement
+from app.domain import STATISTICS, EngineInfo, InputStatistics, Judgement, Lane, LaneState
 from app.errors import ERROR_TABLE
 
-STAGES = frozenset({"decode", "preprocess", "gate", "network", "decide", "explain", "objects", "audit"})
+STAGES = frozenset({"decode", "preprocess", "gate", "network", "passes", "decide", "explain", "objects", "audit"})
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 _REQUEST_S = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -131,8 +131,9 @@ class Metrics:
 
     def _make_state(self) -> None:
         r = self._registry
-        self._queue = Gauge("cxr_queue_images", "Images waiting for a worker or being judged.", ["state"], registry=r)
-        self._places = Gauge("cxr_queue_places", "Images that can be admitted at one time.", registry=r)
+        self._places = Gauge(
+            "cxr_queue_places", "Images of a lane that can be admitted at one time.", ["lane"], registry=r
+        )
         self._commit = Histogram(
             "cxr_audit_commit_duration_seconds",
             "Time of one durable commit of audit events.",
@@ -235,27 +236,23 @@ class Metrics:
         self,
         *,
         ready: Callable[[], bool] | None = None,
-        queued: Callable[[], int] | None = None,
-        running: Callable[[], int] | None = None,
+        lanes: Callable[[], Iterable[LaneState]] | None = None,
         audit_healthy: Callable[[], bool] | None = None,
         decoder_restarts: Callable[[], int] | None = None,
     ) -> None:
         """Ask these at every scrape; each must be quick and must not block."""
-        watched: tuple[tuple[Gauge, Callable[[], int] | None], ...] = (
-            (self._ready, ready),
-            (self._queue.labels("queued"), queued),
-            (self._queue.labels("running"), running),
-            (self._audit_healthy, audit_healthy),
-        )
-        for gauge, ask in watched:
+        for gauge, ask in ((self._ready, ready), (self._audit_healthy, audit_healthy)):
             if ask is not None:
                 gauge.set_function(ask)
+        if lanes is not None:
+            self._registry.register(_Lanes(lanes))
         if decoder_restarts is not None:
             self._registry.register(_DecoderRestarts(decoder_restarts))
 
-    def set_limits(self, *, places: int, version: str) -> None:
-        """What does not change while the process lives."""
-        self._places.set(places)
+    def set_limits(self, *, places: Mapping[Lane, int], version: str) -> None:
+        """What does not change while the process lives. places: most images of each lane that can be admitted at one time."""
+        for lane, most in places.items():
+            self._places.labels(lane).set(most)
         self._service.labels(version).set(1)
 
     def observe_audit_commit(self, events: int, seconds: float) -> None:
@@ -283,6 +280,39 @@ class _DecoderRestarts(Collector):
             "Decoder processes that were replaced: crashed, too slow, or out of memory.",
             value=self._ask(),
         )
+
+
+class _Lanes(Collector):
+    """The queue, as it is at the scrape."""
+
+    def __init__(self, ask: Callable[[], Iterable[LaneState]]) -> None:
+        self._ask = ask
+
+    def collect(self) -> Iterable[Metric]:
+        images = GaugeMetricFamily(
+            "cxr_queue_images", "Jobs waiting for a worker, or on one.", labels=["lane", "state"]
+        )
+        oldest = GaugeMetricFamily(
+            "cxr_queue_oldest_seconds", "Time the first job that waits has waited; 0 without one.", labels=["lane"]
+        )
+        begun = CounterMetricFamily("cxr_queue_begun", "Jobs that a worker began.", labels=["lane"])
+        waited = CounterMetricFamily(
+            "cxr_queue_waited_seconds", "Time that begun jobs had waited, altogether.", labels=["lane"]
+        )
+        refused = CounterMetricFamily(
+            "cxr_queue_refused",
+            "Requests refused at the door (full, share of the key, expected wait), and jobs given up in the queue (late).",
+            labels=["lane", "reason"],
+        )
+        for state in self._ask():
+            images.add_metric([state.lane, "queued"], state.queued)
+            images.add_metric([state.lane, "running"], state.running)
+            oldest.add_metric([state.lane], state.oldest_s)
+            begun.add_metric([state.lane], state.begun)
+            waited.add_metric([state.lane], state.waited_s)
+            for reason, count in state.refused.items():
+                refused.add_metric([state.lane, reason], count)
+        return (images, oldest, begun, waited, refused)
 
 
 class _WithoutCreated(Collector):

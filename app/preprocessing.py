@@ -2,6 +2,8 @@
 
 Order: 16-bit rule -> statistics -> border crop -> conditional CLAHE -> resize (-> low-pass) -> uint8 -> normalisation.
 Everything up to the uint8 image is deterministic on one machine and library set; the golden test holds its hash.
+Pixels that were decoded at half of a film's size (`Radiograph.reduced_from`) go the same way; the geometry is that of the film.
+The film's pixels are read three times (statistics, brightness, resize), and copied only by the 16-bit rule and by CLAHE.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.input_spec import BorderCrop, Clahe, FixedNormalisation, InputSpec, PerImageNormalisation
+from app.bundle.input_spec import REDUCED_FROM, BorderCrop, Clahe, FixedNormalisation, InputSpec, PerImageNormalisation
 from app.domain import Geometry, InputStatistics, PreparedInput, Radiograph
 
 _DARK_BELOW, _BRIGHT_ABOVE = 16, 239
+_STRIP_ROWS = 128
 
 
 def prepare(radiograph: Radiograph, spec: InputSpec) -> PreparedInput:
@@ -29,8 +32,8 @@ def prepare(radiograph: Radiograph, spec: InputSpec) -> PreparedInput:
 
 def network_tensor(radiograph: Radiograph, spec: InputSpec) -> NDArray[np.float32]:
     """The tensor of `prepare` alone, for a second network on the same film: its statistics are not taken again."""
-    film = to_eight_bit(radiograph.pixels, spec.sixteen_bit)
-    square, geometry = _placed(film, spec, _levels(film).std if spec.clahe is not None else 0.0)
+    film = _film(radiograph, spec)
+    square, geometry = _placed(film, spec, _levels(film.gray).std if spec.clahe is not None else 0.0)
     return normalise(square, geometry, spec)
 
 
@@ -40,38 +43,60 @@ def resize_to_input(radiograph: Radiograph, spec: InputSpec) -> tuple[NDArray[np
     Returns:
         uint8 [S, S] with S = spec.size; how it lies on the original; the film's statistics (gray values 0..255).
     """
-    film = to_eight_bit(radiograph.pixels, spec.sixteen_bit)
-    height, width = film.shape
-    levels = _levels(film)
+    film = _film(radiograph, spec)
+    levels = _levels(film.gray)
     square, geometry = _placed(film, spec, levels.std)
     inner = _film_part(square, geometry)
     statistics = InputStatistics(
         mean=levels.mean,
         std=levels.std,
-        aspect=width / height,
+        aspect=film.width / film.height,
         dark_fraction=levels.dark,
         bright_fraction=levels.bright,
         sharpness=float(cv2.meanStdDev(cv2.Laplacian(inner, cv2.CV_16S))[1][0, 0]),
-        height=height,
-        width=width,
+        height=film.height,
+        width=film.width,
     )
     return square, geometry, statistics
 
 
-def _placed(film: NDArray[np.uint8], spec: InputSpec, std: float) -> tuple[NDArray[np.uint8], Geometry]:
+@dataclass(frozen=True)
+class _Film:
+    """gray: uint8 [h, w], at the film's own size or at half of it, rounded up. height, width: of the film, px."""
+
+    gray: NDArray[np.uint8]
+    height: int
+    width: int
+    reduced: bool
+
+
+def _film(radiograph: Radiograph, spec: InputSpec) -> _Film:
+    """Raises: ValueError for pixels that were reduced for another network: a nearer one would see something else."""
+    reduced = radiograph.reduced_from is not None
+    if reduced and min(radiograph.height, radiograph.width) < REDUCED_FROM * spec.size:
+        raise ValueError(
+            f"{radiograph.height} x {radiograph.width} px were decoded at half for less than {spec.size} px"
+        )
+    gray = to_eight_bit(radiograph.pixels, spec.sixteen_bit)
+    return _Film(gray, radiograph.height, radiograph.width, reduced)
+
+
+def _placed(film: _Film, spec: InputSpec, std: float) -> tuple[NDArray[np.uint8], Geometry]:
     """Crop, conditional CLAHE, resize, centre: uint8 [S, S] and how it lies on the film. std: the film's, gray levels."""
-    height, width = film.shape
-    top, left, bottom, right = _inside(film, spec.border_crop)
-    crop = np.ascontiguousarray(film[top:bottom, left:right])
+    top, left, bottom, right = _inside(film.gray, spec.border_crop)
+    crop = film.gray[top:bottom, left:right]
+    step = 2 if film.reduced else 1
+    top, left, bottom, right = step * top, step * left, min(step * bottom, film.height), min(step * right, film.width)
     if spec.clahe is not None and std < spec.clahe.when_std_below:
         crop = _equalised(crop, spec.clahe)
-    inner = _resized(crop, _target(crop.shape[0], crop.shape[1], spec), spec.antialias_sigma)
+    shown = (bottom - top) / step, (right - left) / step
+    inner = _resized(crop, shown, _target(bottom - top, right - left, spec), spec.antialias_sigma)
     pad_top, pad_left = (spec.size - inner.shape[0]) // 2, (spec.size - inner.shape[1]) // 2
     square = np.zeros((spec.size, spec.size), np.uint8)
     square[pad_top : pad_top + inner.shape[0], pad_left : pad_left + inner.shape[1]] = inner
     geometry = Geometry(
-        original_height=height,
-        original_width=width,
+        original_height=film.height,
+        original_width=film.width,
         crop_top=top,
         crop_left=left,
         crop_height=bottom - top,
@@ -173,14 +198,19 @@ class _Levels:
 
 
 def _levels(film: NDArray[np.uint8]) -> _Levels:
-    histogram = cv2.calcHist([film], [0], None, [256], [0, 256]).astype(np.float64).ravel() / film.size
+    """Of uint8 [H, W]. The two shares are counted in strips of rows, whose masks stay in the processor's cache."""
     mean, std = cv2.meanStdDev(film)
+    strips = [film[top : top + _STRIP_ROWS] for top in range(0, film.shape[0], _STRIP_ROWS)]
     return _Levels(
         mean=float(mean[0, 0]),
         std=float(std[0, 0]),
-        dark=float(histogram[:_DARK_BELOW].sum()),
-        bright=float(histogram[_BRIGHT_ABOVE + 1 :].sum()),
+        dark=(film.size - sum(_count_above(strip, _DARK_BELOW - 1) for strip in strips)) / film.size,
+        bright=sum(_count_above(strip, _BRIGHT_ABOVE) for strip in strips) / film.size,
     )
+
+
+def _count_above(gray: NDArray[np.uint8], level: int) -> int:
+    return cv2.countNonZero(cv2.threshold(gray, level, 1, cv2.THRESH_BINARY)[1])
 
 
 def _inside(film: NDArray[np.uint8], crop: BorderCrop | None) -> tuple[int, int, int, int]:
@@ -214,20 +244,41 @@ def _target(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
     return tuple(max(1, (2 * side * spec.size + longest) // (2 * longest)) for side in (height, width))  # type: ignore[return-value]  # two sides in, two out
 
 
-def _resized(film: NDArray[np.uint8], target: tuple[int, int], antialias_sigma: float | None) -> NDArray[np.uint8]:
+def _resized(
+    film: NDArray[np.uint8], shown: tuple[float, float], target: tuple[int, int], antialias_sigma: float | None
+) -> NDArray[np.uint8]:
     """Shrink by area, then enlarge what is still too short, then low-pass.
 
     Two steps, because INTER_AREA averages nothing once a single axis must grow.
+
+    Args:
+        shown: rows and columns of `film` [h, w] that show something: its shape, or half a row or column less at the end.
+        target: rows and columns of the result.
     """
     height, width = target
     low = min(film.shape[0], height), min(film.shape[1], width)
-    if low != film.shape:
+    if shown != film.shape:
+        film = _shrunk(film, shown, target)
+    elif low != film.shape:
         film = np.asarray(cv2.resize(film, (low[1], low[0]), interpolation=cv2.INTER_AREA), np.uint8)
     if target != film.shape:
         film = np.asarray(cv2.resize(film, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     if antialias_sigma is not None:
         film = np.asarray(cv2.GaussianBlur(film, (0, 0), antialias_sigma), np.uint8)
     return film
+
+
+def _shrunk(film: NDArray[np.uint8], shown: tuple[float, float], target: tuple[int, int]) -> NDArray[np.uint8]:
+    """Shrink to `target` by area what is `shown`, of which the last row or column may be half of one.
+
+    OpenCV rounds film.shape * scale to the whole number of rows and columns, which is `target` because that is at most a quarter of
+    what is shown; and takes the area of the last row or column from the scale that it is given, not from the rounded one.
+    """
+    down, across = target[0] / shown[0], target[1] / shown[1]
+    small = cv2.resize(film, None, fx=across, fy=down, interpolation=cv2.INTER_AREA)
+    if small.shape != target:
+        raise ValueError(f"{film.shape} became {small.shape} instead of {target}")
+    return np.asarray(small, np.uint8)
 
 
 def _standardised(

@@ -90,6 +90,7 @@ def as_report(drawn: Drawn, live: LiveBundle, point: OperatingPoint, *, request_
         heat_map=_heat_map(drawn),
         display=film.display,
         restriction=manifest.research_label,
+        views=judgement.views,
     )
 
 

@@ -11,18 +11,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import structlog
 
 from app import drift
 from app.bundle.manifest import Manifest, OperatingPoint
-from app.domain import ActivationMap, Judgement, Principal
+from app.domain import ActivationMap, Judgement, Lane, Principal
 from app.errors import ConflictError, InternalError, RequestError, UnavailableError
 from app.imaging.decode import ImageLimits
 from app.imaging.dicom.frame import FrameDecoder
-from app.inference.scheduler import Admission, Scheduler
-from app.judging import Buffer, Contour, Drawn, ExplainOptions, Limits, Refusal, judge
+from app.inference.scheduler import Admission, Scheduler, WithdrawnError
+from app.judging import Begun, Buffer, Contour, Drawn, ExplainOptions, Limits, Refusal, begin
 from app.live import LiveBundle, LiveBundles
 from app.metrics import Metrics
 from app.records import AuditEvent, EventId, KeyUse, PredictionRecord, PredictionWindow, Records, Repeated
@@ -56,10 +57,11 @@ class Asker:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """operating_point: a name of the serving bundle, None = its default; explain: add the map of the decided class;
-    objects: result objects to be made of the answer."""
+    """operating_point: a name of the serving bundle, None = its default; tta: decide on the mean over several views of the film;
+    explain: add the map of the decided class; objects: result objects to be made of the answer."""
 
     operating_point: str | None = None
+    tta: bool = False
     explain: bool = False
     objects: tuple[ResultKind, ...] = ()
 
@@ -103,6 +105,7 @@ class _Question:
     operating_point: str | None
     wanted: ExplainOptions | None
     objects: tuple[ResultKind, ...] = ()
+    tta: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,16 +184,32 @@ class TriageService:
             return Readiness(False, "the audit store is not writable")
         return Readiness(True)
 
-    def admit(self, n: int = 1) -> Admission:
-        """Reserve places for n films before a body is read.
+    def check(
+        self, n: int = 1, *, lane: Lane = "routine", owner: str = "", begin_within_s: float | None = None
+    ) -> None:
+        """Raise what `admit` would raise at this moment, and take nothing: a refusal before anything was spent on the request."""
+        self._check_ready()
+        self._scheduler.check(n, lane=lane, owner=owner, begin_within_s=begin_within_s)
+
+    def admit(
+        self, n: int = 1, *, lane: Lane = "routine", owner: str = "", begin_within_s: float | None = None
+    ) -> Admission:
+        """Reserve places for n films before a body is read; the arguments are those of `Scheduler.admit`.
 
         Raises:
-            UnavailableError: `not_ready`, or `overloaded` when the queue is full.
+            UnavailableError: `not_ready`, or `overloaded` when the queue is full or too slow for the request.
         """
+        self._check_ready()
+        return self._scheduler.admit(n, lane=lane, owner=owner, begin_within_s=begin_within_s)
+
+    def places_of(self, lane: Lane) -> int:
+        """Most films of a lane that can be admitted at one time."""
+        return self._scheduler.places_of(lane)
+
+    def _check_ready(self) -> None:
         readiness = self.readiness()
         if not readiness.ready:
             raise UnavailableError("not_ready", retry_after_s=5, reason=readiness.reason or "")
-        return self._scheduler.admit(n)
 
     def begin_drain(self) -> None:
         """From now on not ready; requests in flight go on."""
@@ -213,7 +232,7 @@ class TriageService:
             UnavailableError: overloaded, not ready, or the audit store is away (then no answer is given).
         """
         wanted = ExplainOptions(output="json") if options.explain and not options.objects else None
-        question = _Question("predict", asker, options.operating_point, wanted, options.objects)
+        question = _Question("predict", asker, options.operating_point, wanted, options.objects, options.tta)
         return (await self._answer(data, question, admission))[1]
 
     async def report(self, data: Buffer, asker: Asker, options: PredictOptions, admission: Admission) -> Answer:
@@ -260,7 +279,7 @@ class TriageService:
         try:
             ask = _settled(question, self.live)
             first = None if ask.use is None else await self._records.first_use(ask.use)
-            made = await self._scheduler.run(lambda: _made(data, ask, first, self._limits), admission)
+            made = await self._judged(data, ask, first, admission)
             begun = time.perf_counter()
             event, repeated = await self._record(made, ask)
             audit_ms = (time.perf_counter() - begun) * 1e3
@@ -276,6 +295,9 @@ class TriageService:
         except (RequestError, ConflictError) as error:
             await self._records.record(AuditEvent("refused", key_id, {**facts, "code": error.code}))
             raise
+        except WithdrawnError:
+            await self._records.record(AuditEvent("refused", key_id, {**facts, "code": "client_gone"}))
+            raise
         except UnavailableError as error:
             if error.code == "overloaded":
                 self._records.count("overloaded", key_id)
@@ -288,6 +310,19 @@ class TriageService:
         self._observe(answer, ask.live)
         return made.drawn, answer
 
+    async def _judged(self, data: Buffer, ask: _Ask, first: Repeated | None, admission: Admission) -> _Made:
+        """One job; where the network must see the film again, one more for each pass, in the bulk lane, and one to finish. So another
+        film waits for one pass at most, and the request's deadline holds for every pass."""
+        made = await self._scheduler.run(lambda: _made(data, ask, first, self._limits), admission)
+        if isinstance(made, _Made):
+            return made
+        begun = made
+        lane: Lane = "stat" if admission.lane == "stat" else "bulk"  # an emergency does not wait for the day's work
+        passed = [
+            await self._scheduler.run(partial(begun.run, index), admission, lane=lane) for index in range(begun.passes)
+        ]
+        return await self._scheduler.run(lambda: _stamped(begun.finish(passed), ask, first), admission)
+
     async def _record(self, made: _Made, ask: _Ask) -> tuple[EventId, Repeated | None]:
         """Make the answer durable. A prediction has its own row; an explanation's decision stands in its event."""
         judgement, asker, kind = made.drawn.judgement, ask.question.asker, ask.question.kind
@@ -297,6 +332,8 @@ class TriageService:
         facts: dict[str, Any] = {"objects": list(made.objects)} if made.objects else {}
         if judgement.decision.prediction_set is not None:
             facts["prediction_set"] = list(judgement.decision.prediction_set)
+        if judgement.views:
+            facts["views"] = list(judgement.views)
         if kind == "gradcam" or (made.objects and judgement.maps):
             facts["explained"] = [_map_facts(m) for m in judgement.maps]
         prediction = None if kind == "gradcam" else row
@@ -321,8 +358,8 @@ class TriageService:
             log.exception("metrics_failed")
 
 
-def _made(data: Buffer, ask: _Ask, first: Repeated | None, limits: Limits) -> _Made:
-    """On a worker: judge, and make the objects.
+def _made(data: Buffer, ask: _Ask, first: Repeated | None, limits: Limits) -> _Made | Begun:
+    """On a worker: judge, and make the objects; or only begin, where further passes are needed.
 
     Raises:
         RequestError: idempotency_key_reused. Refusal: the film was refused.
@@ -330,7 +367,8 @@ def _made(data: Buffer, ask: _Ask, first: Repeated | None, limits: Limits) -> _M
     key = ask.question.asker.key
     if first is not None and key is not None:
         first.check(key.fingerprint(hashlib.sha256(data).hexdigest()))
-    return _stamped(judge(data, ask.live, ask.point, ask.wanted, limits), ask, first)
+    begun = begin(data, ask.live, ask.point, ask.wanted, limits, tta=ask.question.tta)
+    return begun if begun.passes else _stamped(begun.finish([]), ask, first)
 
 
 def _stamped(drawn: Drawn, ask: _Ask, first: Repeated | None) -> _Made:

@@ -80,8 +80,32 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None, ge=1, le=256, description="Worker threads; default: the cores this process may use."
     )
-    queue_max: int = Field(32, ge=1, description="Images that may wait for a worker; more are answered 503.")
-    queue_timeout_s: float = Field(10.0, gt=0, description="An image that waited longer for a worker is answered 503.")
+    queue_max: int = Field(
+        32, ge=1, description="Routine and bulk images that may wait for a worker; more are answered 503."
+    )
+    stat_places: int = Field(
+        8,
+        ge=0,
+        description="Images of the stat lane that find a place beside those, however full it is; they also have a thread of their own "
+        "beside the workers, which yield to it. 0: neither.",
+    )
+    bulk_places: int | None = Field(
+        None,
+        ge=1,
+        description="Most places that images of the bulk lane hold; default: a quarter of workers + queue_max.",
+    )
+    queue_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="An image that waited longer for a worker, or would have to, is answered 503; X-Deadline-Ms can shorten it.",
+    )
+    engine: str = Field(
+        "auto",
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
+        description="Which variant of the bundle's network serves: `auto` measures once and then follows the choice in the database; "
+        "`onnxruntime-fp32`, `onnxruntime-int8`, `openvino-fp32`, `openvino-bf16` (where the bundle admits it), `onnxruntime-cuda-fp32` is "
+        "that one or nothing.",
+    )
 
     # answers
     overlay_max_px: int = Field(
@@ -114,6 +138,11 @@ class Settings(BaseSettings):
     @property
     def secrets_path(self) -> Path:
         return self.secrets_dir or self.state_dir / "secrets"
+
+    @property
+    def engine_cache(self) -> Path:
+        """Folder of networks that OpenVINO compiled."""
+        return self.state_dir / "openvino"
 
     @property
     def database(self) -> str:

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --editable '.[postgres,dimse,train,dev]'
+"$work/venv/bin/pip" install --quiet --editable '.[postgres,dimse,openvino,bulk,ray,train,dev]'
 {
   echo "# Made by \`make lock\`: every version the service, the tests and the image are installed with."
   "$work/venv/bin/pip" freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$//; s/ @ .*//' | grep -v -E '^(nvidia|triton|cuda)'

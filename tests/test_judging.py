@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,65 @@ def test_a_jpeg_overlay_is_a_jpeg(open_bundle: LiveBundle) -> None:
 
 def test_a_live_bundle_does_not_keep_the_bytes_of_its_networks(gated: LiveBundle) -> None:
     assert (gated.bundle.network, gated.bundle.gate, dict(gated.bundle.golden)) == (b"", None, {})
+
+
+# --- a film that is decoded at half of its size
+
+
+@pytest.fixture(scope="module")
+def reducing(tmp_path_factory: pytest.TempPathFactory) -> LiveBundle:
+    """Of the tiny network's 64 px, so that films of 512 px and more are reduced; with a gate that warns."""
+    root = tmp_path_factory.mktemp("reducing")
+    picture: dict[str, Action] = {"not_a_chest_radiograph": "warn", "cropped_image": "warn"}
+    plain = json.loads((root / str(make_tiny_bundle(root, gate=picture)) / "manifest.json").read_text())["input"]
+    ref = make_tiny_bundle(root, version="1.1.0", gate=picture, fields={"input": {**plain, "reduced_decode": True}})
+    return load_bundle(BundleStore(root), ref)
+
+
+def large(height: int = 640, width: int = 577) -> bytes:
+    return encode_jpeg(phantom(9_001, height=height, width=width))
+
+
+def test_a_reduced_film_is_answered_as_itself(reducing: LiveBundle, gated: LiveBundle) -> None:
+    found, plain = (judged(large(), live, ExplainOptions(output="json")).judgement for live in (reducing, gated))
+    assert found.radiograph.pixels.shape == (320, 289)
+    assert (found.radiograph.width, found.radiograph.height) == (577, 640)
+    assert (found.statistics.width, found.statistics.height) == (577, 640)
+    assert found.geometry == plain.geometry
+    assert codes(judged(large(), reducing)) == codes(judged(large(), gated)) == ["intended_use_unverified"]
+    for one, other in zip(found.decision.classes, plain.decision.classes, strict=True):
+        assert (one.name, one.positive) == (other.name, other.positive)
+        assert one.logit == pytest.approx(other.logit, abs=0.05)
+
+
+def test_contours_are_in_pixels_of_the_film(reducing: LiveBundle, gated: LiveBundle) -> None:
+    found, plain = (judged(large(), live, ExplainOptions(output="json")).contours[0] for live in (reducing, gated))
+    across = [x for polygon in found.polygons for x, _ in polygon]
+    expected = [x for polygon in plain.polygons for x, _ in polygon]
+    assert max(expected) > 300  # beyond the reduced film's 289 columns
+    assert abs(max(across) - max(expected)) <= 8
+
+
+@pytest.mark.parametrize("full_size", [True, False])
+def test_the_overlay_shows_the_film_itself(full_size: bool, reducing: LiveBundle, gated: LiveBundle) -> None:
+    """Without heat the picture is the film: at full size every pixel of it, else what is left of it at 128 px."""
+    wanted = ExplainOptions(output="array", full_size=full_size, alpha=0.0)
+    found, plain = (judged(large(), live, wanted).picture_array for live in (reducing, gated))
+    assert found is not None
+    assert plain is not None
+    assert found.shape == plain.shape == ((640, 577, 3) if full_size else (128, 115, 3))
+    difference = np.abs(found.astype(int) - plain)
+    assert difference.max() == 0 if full_size else difference.mean() < 0.5
+
+
+def test_a_picture_larger_than_the_reduced_film_is_drawn_from_the_film(reducing: LiveBundle) -> None:
+    point = reducing.manifest.operating_point(None)
+    assert point is not None
+    wanted = ExplainOptions(output="array", alpha=0.0)
+    drawn = judge(large(), reducing, point, wanted, replace(LIMITS, overlay_max_px=500))
+    assert drawn.picture_array is not None
+    assert drawn.picture_array.shape == (500, 451, 3)
+
+
+def test_a_film_just_too_small_is_decoded_in_full(reducing: LiveBundle) -> None:
+    assert judged(large(511, 640), reducing).judgement.radiograph.reduced_from is None

@@ -26,6 +26,7 @@ from app.domain import (
     Geometry,
     InputStatistics,
     Judgement,
+    LaneState,
     Notice,
     Radiograph,
     ReviewReason,
@@ -84,12 +85,11 @@ def fill(metrics: Metrics) -> None:
     metrics.observe_repeat()
     metrics.watch(
         ready=lambda: True,
-        queued=lambda: 3,
-        running=lambda: 2,
+        lanes=lambda: [LaneState("routine", 3, 1, 0.5, {"full": 2, "wait": 1}, 40, 2.5)],
         audit_healthy=lambda: False,
         decoder_restarts=lambda: 4,
     )
-    metrics.set_limits(places=34, version="0.1.0")
+    metrics.set_limits(places={"stat": 42, "routine": 34, "bulk": 8}, version="0.1.0")
     metrics.observe_audit_commit(4, 0.003)
     metrics.observe_audit_failure()
 
@@ -183,14 +183,23 @@ def test_labels_are_bounded(
 def test_state_is_asked_at_the_scrape(registry: CollectorRegistry, metrics: Metrics) -> None:
     now = {"queued": 3, "ready": False, "restarts": 0}
     metrics.watch(
-        ready=lambda: bool(now["ready"]), queued=lambda: now["queued"], decoder_restarts=lambda: now["restarts"]
+        ready=lambda: bool(now["ready"]),
+        lanes=lambda: [LaneState("stat", now["queued"], 1, 0.5, {"full": 4}, 9, 2.5)],
+        decoder_restarts=lambda: now["restarts"],
     )
     assert registry.get_sample_value("cxr_dicom_decoder_restarts_total") == 0
-    assert registry.get_sample_value("cxr_queue_images", {"state": "queued"}) == 3
+    assert registry.get_sample_value("cxr_queue_images", {"lane": "stat", "state": "queued"}) == 3
+    for name, value in {
+        "cxr_queue_oldest_seconds": 0.5,
+        "cxr_queue_begun_total": 9,
+        "cxr_queue_waited_seconds_total": 2.5,
+    }.items():
+        assert registry.get_sample_value(name, {"lane": "stat"}) == value
+    assert registry.get_sample_value("cxr_queue_refused_total", {"lane": "stat", "reason": "full"}) == 4
     assert registry.get_sample_value("cxr_ready") == 0
     now.update(queued=5, ready=True, restarts=2)
     assert registry.get_sample_value("cxr_dicom_decoder_restarts_total") == 2
-    assert registry.get_sample_value("cxr_queue_images", {"state": "queued"}) == 5
+    assert registry.get_sample_value("cxr_queue_images", {"lane": "stat", "state": "queued"}) == 5
     assert registry.get_sample_value("cxr_ready") == 1
 
 

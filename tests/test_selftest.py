@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.bundle.manifest import Manifest
+from app.bundle.manifest import Manifest, Variant
 from app.bundle.parse import validate_manifest
 from app.bundle.store import BundleStore, VerifiedBundle
 from app.domain import EngineInfo, NetworkOutput, Task
@@ -19,6 +19,7 @@ from app.selftest import choose_phantoms, golden_cases, self_test, threshold_dis
 from tests.support.kinds_of_bundle import binary_sets, nih_labels, three_classes
 from tests.support.tiny_bundle import make_tiny_bundle, small_phantom, tiny_parts
 from tests.support.tiny_network import CLASSES
+from tests.support.tiny_variants import make_variants, variant
 
 INFO = EngineInfo("fake", "1", "fp32", 1)
 
@@ -32,6 +33,9 @@ class Fixed:
 
     def run(self, tensor: NDArray[np.float32]) -> NetworkOutput:
         return NetworkOutput(np.array(self.logits, np.float32), np.zeros((16, 8, 8), np.float32))
+
+    def run_many(self, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
+        return [self.run(tensor) for tensor in tensors]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Altered:
         output = self.engine.run(tensor)
         logits = np.array([z + self.logit_shift * max(1.0, abs(z)) for z in output.logits.tolist()], np.float32)
         return NetworkOutput(logits, output.features * np.float32(self.feature_factor))
+
+    def run_many(self, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
+        return [self.run(tensor) for tensor in tensors]
 
 
 @pytest.fixture
@@ -310,3 +317,46 @@ def test_the_distance_is_taken_with_the_lowest_temperature() -> None:
     # scaled logits 1, 0, 0: the gap is 1; each of them may move by 1e-3 * 2 / 0.5
     distance = threshold_distance(only, Fixed((0.0,)), np.array([2.0, 0.0, 0.0], np.float32))
     assert distance == pytest.approx(1.0 * 0.5 / (2.0 * 2e-3))
+
+
+# variants: the goldens are the reference's
+
+
+def of_variant(root: Path, **fields: Any) -> tuple[VerifiedBundle, OnnxRuntimeEngine, Variant]:
+    bundle = BundleStore(root).verify(make_variants(root, variant("onnxruntime-int8", **fields)))
+    assert bundle.int8 is not None
+    return bundle, OnnxRuntimeEngine(bundle.int8, precision="int8"), bundle.manifest.variants[0]
+
+
+def test_a_variant_is_held_to_the_goldens_by_its_own_tolerance(tmp_path: Path) -> None:
+    bundle, engine, own = of_variant(tmp_path)
+    self_test(bundle, engine, variant=own)
+    with pytest.raises(BundleError) as refused:  # by the reference's there is none for it
+        self_test(bundle, engine)
+    assert refused.value.code == "invalid_manifest"
+    with pytest.raises(BundleError, match="they differ by") as refused:
+        self_test(bundle, Altered(engine, logit_shift=0.9, info=engine.info), variant=own)
+    assert refused.value.code in {"golden_mismatch", "head_mismatch"}
+
+
+def test_an_engine_of_another_precision_is_not_the_variant(tmp_path: Path) -> None:
+    bundle, _, own = of_variant(tmp_path)
+    with pytest.raises(BundleError, match="no tolerance for fp32"):
+        self_test(bundle, OnnxRuntimeEngine(bundle.network), variant=own)
+
+
+def test_the_thresholds_of_a_variant_keep_the_golden_decisions(tmp_path: Path) -> None:
+    """Golden 1 lies at 0.24, by 0.64 above the threshold of `screening`; the tolerance there is 0.4."""
+
+    def screening(margin: float) -> dict[str, Any]:
+        return {"thresholds": {"screening": {"pneumonia": margin}, "rule-in": {"pneumonia": 1.2}}}
+
+    bundle, engine, own = of_variant(tmp_path / "a", **screening(-0.5))
+    assert float(bundle.golden["logits_1"][0]) == pytest.approx(0.24, abs=0.01)
+    self_test(bundle, engine, variant=own)
+    bundle, engine, own = of_variant(tmp_path / "b", **screening(0.3))  # so near that the tolerance allows either
+    self_test(bundle, engine, variant=own)
+    bundle, engine, own = of_variant(tmp_path / "c", **screening(0.9))  # golden 1 would be negative
+    with pytest.raises(BundleError, match="golden 1") as refused:
+        self_test(bundle, engine, variant=own)
+    assert refused.value.code == "golden_mismatch"

@@ -1,10 +1,11 @@
 """The door: a plain ASGI layer around everything else.
 
-Request id, authentication, role, declared body size and rate are settled before one body byte is asked for; whatever is answered
-while a body is still unread closes the connection, so a refused upload is not read (a known key that is told to come back later
-keeps its connection: what it is still sending is let go by, so that it can read the answer). Every answer gets the request id and the
-security headers, every error becomes a problem document here and nowhere else, and every request is one log line and one
-observation. No body, file name, raw path or query is logged.
+Request id, authentication, role, declared body size, rate and a look whether there is a place in the queue come before the first body
+byte is asked for, and before the framework: under overload most requests end here. Whatever is answered while a body is still unread
+closes the connection, so a refused upload is not read (a known key that is told to come back later keeps its connection: what it is
+still sending is let go by, so that it can read the answer). Every answer gets the request id and the security headers, every error
+becomes a problem document here and nowhere else, and every request is one log line and one observation. No body, file name, raw path
+or query is logged.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.body import BodyRule, ClientGoneError, check_length
 from app.api.call import Call, begin
 from app.api.policy import UNKNOWN, Body, Shown, Table
-from app.api.ports import Records
+from app.api.ports import Records, Service
 from app.api.problems import as_http_error, problem_response
 from app.api.rate import RateLimit
+from app.api.urgency import urgency_of
 from app.domain import Principal
 from app.errors import AuthenticationError, CxrError, ForbiddenError, InternalError, RequestError
 from app.metrics import Metrics
@@ -64,6 +66,7 @@ class Boundary:
         app: everything inside.
         table: who may call what.
         rules: limits of each kind of body.
+        service: asked whether a film would be admitted.
         records: the keys, and the count of what is turned away.
         rate: requests per key.
         metrics: told of every request.
@@ -75,6 +78,7 @@ class Boundary:
         *,
         table: Table,
         rules: Mapping[Body, BodyRule],
+        service: Service,
         records: Records,
         rate: RateLimit,
         metrics: Metrics,
@@ -82,6 +86,7 @@ class Boundary:
         self._app = app
         self._table = table
         self._rules = rules
+        self._service = service
         self._records = records
         self._rate = rate
         self._metrics = metrics
@@ -116,7 +121,7 @@ class Boundary:
             self._report(call)
 
     async def _check(self, call: Call, query: bytes) -> None:
-        """Everything that is settled before the body. The order is the contract's: key, role, length, rate.
+        """Everything that is settled before the body. The order is the contract's: key, role, length, rate, place.
 
         Raises:
             RequestError: of the kind that applies.
@@ -132,9 +137,12 @@ class Boundary:
         rule = self._rules.get(policy.body)
         check_length(call.headers, rule.body_max_bytes if rule else 0)
         if call.caller is not None:
-            await self._rate.spend(call.caller.key_id)
+            self._rate.spend(call.caller.key_id)
         if query:
             _refuse_repeated(query)
+        if rule is not None:
+            asked = urgency_of(call)
+            self._service.check(1, lane=asked.lane, owner=asked.owner, begin_within_s=asked.begin_within_s)
 
     async def _authenticate(self, call: Call) -> Principal:
         text = presented_key(call)

@@ -20,7 +20,9 @@ from app.api.objects import FACTS, FORMS, RELATED
 from app.api.policy import POLICIES, Policy
 from app.api.problems import MEDIA_TYPE, TYPE_PREFIX
 from app.api.schemas import GradcamAnswer, PredictAnswer, Problem
+from app.api.urgency import DEADLINE, DEADLINE_MAX_MS, PRIORITY
 from app.bundle.gate_spec import GATE_CODES
+from app.domain import LANES
 from app.errors import ERROR_TABLE
 
 GUARDED = ("unauthenticated", "forbidden", "rate_limited")
@@ -75,29 +77,51 @@ def image_body() -> dict[str, Any]:
     """One film: a multipart part named `file`, or the body itself."""
     part = {"type": "object", "required": ["file"], "properties": {"file": _BINARY}, "additionalProperties": False}
     raw = {media_type: {"schema": _BINARY} for media_type in sorted(RAW_TYPES)}
-    return _with_key({"requestBody": {"required": True, "content": {MULTIPART: {"schema": part}, **raw}}})
+    return _with_headers({"requestBody": {"required": True, "content": {MULTIPART: {"schema": part}, **raw}}})
 
 
 def batch_body() -> dict[str, Any]:
     """Several films: multipart parts named `files`."""
     files = {"type": "array", "items": _BINARY, "minItems": 1}
     form = {"type": "object", "required": ["files"], "properties": {"files": files}, "additionalProperties": False}
-    return _with_key({"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}})
+    return _with_headers({"requestBody": {"required": True, "content": {MULTIPART: {"schema": form}}}})
 
 
-def _with_key(operation: dict[str, Any]) -> dict[str, Any]:
-    """A request that may be sent again."""
-    parameter = {
-        "name": HEADER,
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-        "description": (
+def _with_headers(operation: dict[str, Any]) -> dict[str, Any]:
+    """A request that may be sent again, and says how urgent it is."""
+    return {**operation, "parameters": [_header(*header) for header in _REQUEST_HEADERS]}
+
+
+def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+
+
+_REQUEST_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (
+        HEADER,
+        {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        (
             "A name of the sender's for this request. Sent again by the same key with the same film, options and form of answer, it is "
             f"answered as the same request (`{REPLAYED}: true`) and recorded as one prediction, as long as the same bundle is live."
         ),
-    }
-    return {**operation, "parameters": [parameter]}
+    ),
+    (
+        PRIORITY,
+        {"type": "string", "enum": list(LANES)},
+        (
+            "How urgent: `stat` goes before everything and finds a place when the queue is full; `bulk` waits until nothing else does. "
+            "Default: the lane of the key (`routine` unless it was made with another)."
+        ),
+    ),
+    (
+        DEADLINE,
+        {"type": "integer", "minimum": 1, "maximum": DEADLINE_MAX_MS},
+        (
+            "Milliseconds from now after which the film need not be judged any more. If it cannot have begun by then, the answer is 503 "
+            "at once, with `Retry-After`. It can only shorten the service's own limit (CXR_QUEUE_TIMEOUT_S)."
+        ),
+    ),
+)
 
 
 def json_answer(model: type[BaseModel], *, html: bool = False) -> dict[str, Any]:

@@ -88,6 +88,7 @@ _PREDICTION: dict[str, Any] = {
     "timing_ms": {"decode": 3.1, "preprocess": 1.4, "network": 16.2, "decide": 0.1, "audit": 0.4},
     "disclaimer": DISCLAIMER,
     "geometry": _GEOMETRY,
+    "tta": None,
     "explanations": [],
 }
 _PROBLEM = {

@@ -54,6 +54,7 @@ def install(app: FastAPI, *, settings: Settings, service: Service, records: Reco
         Boundary,
         table=Table(POLICIES),
         rules=room.rules,
+        service=service,
         records=records,
         rate=RateLimit(settings.rate_limit_per_minute),
         metrics=metrics,

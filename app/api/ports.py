@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from app.domain import Principal
+from app.domain import Lane, Principal
 
 if TYPE_CHECKING:
     from app.bundle.manifest import Manifest
@@ -32,8 +32,16 @@ class Live(Protocol):
 class Service(Protocol):
     """The clinical questions, their admission, and readiness. Every method may raise a coded `CxrError`."""
 
-    def admit(self, n: int = 1) -> Admission:
+    def check(self, n: int, *, lane: Lane, owner: str, begin_within_s: float | None) -> None:
+        """Raise what `admit` would raise at this moment, and take nothing."""
+        ...
+
+    def admit(self, n: int, *, lane: Lane, owner: str, begin_within_s: float | None) -> Admission:
         """Reserve places for n films; called before a body is read. A context manager that gives them back."""
+        ...
+
+    def places_of(self, lane: Lane) -> int:
+        """Most films of a lane that can be admitted at one time."""
         ...
 
     async def predict(self, data: Upload, asker: Asker, options: PredictOptions, admission: Admission) -> Answer: ...

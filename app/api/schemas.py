@@ -138,6 +138,12 @@ class Calibration(_Answer):
     parameters: dict[str, Any]
 
 
+class Views(_Answer):
+    """The answer was decided on the mean of the uncalibrated logits of these views, one network pass each."""
+
+    views: list[str] = Field(description="The plain film, `identity`, first.")
+
+
 class Contours(_Answer):
     """Outlines of the regions where the map reaches `level`: closed polygons of [x, y] in pixels of the original film."""
 
@@ -200,6 +206,7 @@ class PredictAnswer(_Answer):
     timing_ms: dict[str, float]
     disclaimer: str
     geometry: GeometryUsed
+    tta: Views | None = Field(None, description="Null unless `tta=true`.")
     explanations: list[HeatMap] = Field(description="Empty unless `explain=true`.")
 
 
@@ -295,6 +302,7 @@ def prediction_response(answer: Answer, *, with_maps: bool = True) -> PredictAns
         timing_ms={stage: round(ms, 3) for stage, ms in judgement.timing_ms.items()},
         disclaimer=DISCLAIMER,
         geometry=_geometry(judgement),
+        tta=Views(views=list(judgement.views)) if judgement.views else None,
         explanations=_maps(judgement.maps) if with_maps else [],
     )
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, NETWORK, REFERENCE
+from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, NETWORK, NETWORK_INT8, REFERENCE
 from app.bundle.gate_spec import PictureGate
 from app.bundle.manifest import Manifest
+from app.bundle.onnx_schema import QUANTISING
 from app.bundle.onnx_walk import NetworkSummary
 from app.bundle.tensors import Arrays, ArraySpec, npz_names, read_npz, read_safetensors
 from app.domain import STATISTICS
@@ -28,15 +29,17 @@ _PHANTOM_PX = range(32, 4_097)
 _DECISION_MAX_CHARS = 16_384
 
 
-def check_network(summary: NetworkSummary, manifest: Manifest) -> None:
-    """The network's declared shapes are those of the manifest; an axis that the file leaves open is checked when it runs.
+def check_network(summary: NetworkSummary, manifest: Manifest, *, file: str = NETWORK) -> None:
+    """The network's declared shapes are those of the manifest; an axis that the file leaves open is checked when it runs. It is quantised
+    exactly where `file` is network-int8.onnx.
 
     Raises:
-        BundleError: `wrong_inputs_outputs`.
+        BundleError: `wrong_inputs_outputs`; `forbidden_operator` (a reference that rounds), `not_quantised`.
     """
+    _check_quantised(summary, file, wanted=file == NETWORK_INT8)
     spec, size = manifest.network, manifest.input.size
     image = (manifest.input.channels, size, size)
-    _check_shapes(summary, {"image": image, "logits": (spec.logits,), "features": spec.features}, NETWORK)
+    _check_shapes(summary, {"image": image, "logits": (spec.logits,), "features": spec.features}, file)
 
 
 def check_gate_network(summary: NetworkSummary, picture: PictureGate) -> None:
@@ -45,6 +48,7 @@ def check_gate_network(summary: NetworkSummary, picture: PictureGate) -> None:
     Raises:
         BundleError: `wrong_inputs_outputs`.
     """
+    _check_quantised(summary, GATE_NETWORK, wanted=False)
     image = (1, picture.input.size, picture.input.size)
     wanted = {"image": image, "logits": (len(picture.poses),), "features": picture.features}
     _check_shapes(summary, wanted, GATE_NETWORK)
@@ -167,6 +171,14 @@ def read_golden(data: bytes, manifest: Manifest) -> Arrays:
         if any(side not in _PHANTOM_PX for side in shape):
             raise BundleError("malformed_tensors", f"{GOLDEN}: phantom_{i} is {shape[0]} x {shape[1]} px")
     return arrays
+
+
+def _check_quantised(summary: NetworkSummary, file: str, *, wanted: bool) -> None:
+    used = sorted(QUANTISING & summary.operators.keys())
+    if used and not wanted:
+        raise BundleError("forbidden_operator", f"{file} uses the operator {used[0]!r}; only {NETWORK_INT8} may round")
+    if wanted and len(used) < len(QUANTISING):
+        raise BundleError("not_quantised", f"{file} has of {sorted(QUANTISING)} only {used}: it is no network in int8")
 
 
 def _check_shapes(summary: NetworkSummary, wanted: Mapping[str, tuple[int, ...]], file: str) -> None:

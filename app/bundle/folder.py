@@ -16,6 +16,7 @@ from app.errors import BundleError
 
 MANIFEST = "manifest.json"
 NETWORK = "network.onnx"
+NETWORK_INT8 = "network-int8.onnx"
 HEAD = "head.safetensors"
 GATE_NETWORK = "gate.onnx"
 GATE = "gate.safetensors"
@@ -28,6 +29,7 @@ MAX_BYTES: Mapping[str, int] = MappingProxyType(
     {
         MANIFEST: 1 << 20,
         NETWORK: 512 << 20,
+        NETWORK_INT8: 512 << 20,
         HEAD: 64 << 20,
         GATE_NETWORK: 16 << 20,
         GATE: 16 << 20,

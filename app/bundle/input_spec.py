@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from app.bundle.fields import BundleModel, Finite
+
+REDUCED_FROM: Final = 8
+"""Smallest ratio of a JPEG's short side to the network's size from which it may be decoded at half of its size."""
 
 
 class BorderCrop(BundleModel):
@@ -54,6 +57,9 @@ class InputSpec(BundleModel):
     antialias_sigma: standard deviation, px of the network's input, of a Gaussian low-pass after the resize; None for none. It
     takes away the finest detail, which differs between copies of one film at different resolutions: at 0.7 and 224 px a film and
     its 384 px copy differ by 0.29 gray levels in the mean instead of 0.71.
+    reduced_decode: a JPEG whose short side is at least `REDUCED_FROM` times `size` is decoded at half of its size, in training and
+    serving alike (`app.imaging.reduced` has the rule and what it costs). Not beside a border crop or CLAHE: a crop that moves by one
+    pixel, or a histogram without the film's grain, would change the input by more than the one gray level that the rule allows.
     """
 
     size: int = Field(ge=32, le=1024)
@@ -63,6 +69,7 @@ class InputSpec(BundleModel):
     border_crop: BorderCrop | None = None
     clahe: Clahe | None = None
     antialias_sigma: float | None = Field(default=None, ge=0.3, le=3.0)
+    reduced_decode: bool = False
     normalisation: Annotated[FixedNormalisation | PerImageNormalisation, Field(discriminator="kind")]
 
     @model_validator(mode="after")
@@ -71,4 +78,10 @@ class InputSpec(BundleModel):
         if isinstance(norm, FixedNormalisation) and not (len(norm.mean) == len(norm.std) == self.channels):
             msg = f"fixed normalisation needs {self.channels} means and stds, has {len(norm.mean)} and {len(norm.std)}"
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _reduction_fits(self) -> Self:
+        if self.reduced_decode and (self.border_crop is not None or self.clahe is not None):
+            raise ValueError("reduced_decode goes with neither border_crop nor clahe; leave one of them out")
         return self

@@ -16,15 +16,15 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from app.bundle import consistency
 from app.bundle.fields import Axis, BundleModel, Finite, Fraction, Positive
 from app.bundle.gate_spec import GateSpec, PictureGate
 from app.bundle.input_spec import InputSpec
 from app.domain import Rule, Task
 
-SCHEMA_VERSION = 3
-CLASS_COUNT_ERROR = "class_count_mismatch"  # the type of that one validation error; a bundle is refused by this name
+SCHEMA_VERSION = 4
+REFERENCE_VARIANT = "onnxruntime-fp32"  # what every bundle can be served with; it needs no entry in `variants`
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 Semver = Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$", max_length=32)]
@@ -253,6 +253,78 @@ class Licence(BundleModel):
     notes: str = ""
 
 
+class VariantBounds(BundleModel):
+    """How far a variant may stray from the reference on the films it was measured on.
+
+    logit: largest change of any logit; flips: largest share of films whose decision changes, at any operating point; auroc_loss:
+    largest loss of any class's AUROC, by the lower end of the interval of its change.
+    """
+
+    logit: Positive
+    flips: Fraction
+    auroc_loss: Annotated[float, Field(gt=0, le=1)]
+
+
+class VariantMeasured(BundleModel):
+    """What a variant did beside the reference on `n` films of `data`, each deciding by its own calibration and thresholds.
+
+    logit_shift_max, logit_shift_mean: of |logit of the variant - logit of the reference|, over films and logits. flips: by operating
+    point, films whose decision differs. auroc_change: by class, AUROC of the variant less that of the reference, paired interval.
+    """
+
+    data: str = Field(min_length=1, max_length=200)
+    n: int = Field(ge=1)
+    logit_shift_max: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    logit_shift_mean: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    flips: dict[Name, Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    auroc_change: dict[ClassName, Estimate] = Field(min_length=1)
+
+    def within(self, bounds: VariantBounds) -> bool:
+        """Whether every figure lies within its bound; of an AUROC's change the lower end of the interval, where it has one."""
+        lowest = min(change.ci[0] if change.ci is not None else change.value for change in self.auroc_change.values())
+        return (
+            self.logit_shift_max <= bounds.logit
+            and max(self.flips.values()) <= bounds.flips * self.n
+            and -lowest <= bounds.auroc_loss
+        )
+
+
+class Variant(BundleModel):
+    """Another way to run the network than the reference: an engine and a precision, with what that costs.
+
+    name: `<engine>-<precision>`. file: the network it runs, `network-int8.onnx` exactly for int8. tolerance: of golden logits,
+    |dz| <= tolerance * max(1, |z|). admitted: exactly where `measured` lies within `bounds`; no other is ever served. calibration,
+    thresholds: fitted on what this variant computes, None where the bundle's own hold; thresholds by point and class, all of them.
+    """
+
+    name: Name
+    engine: Literal["onnxruntime", "openvino"]
+    precision: Literal["fp32", "bf16", "int8"]
+    file: Literal["network.onnx", "network-int8.onnx"]
+    tolerance: Annotated[float, Field(gt=0, le=0.5)]
+    bounds: VariantBounds
+    measured: VariantMeasured
+    admitted: bool
+    calibration: Calibration | None = None
+    thresholds: dict[Name, dict[ClassName, Finite]] | None = None
+
+    @model_validator(mode="after")
+    def _as_measured(self) -> Self:
+        if self.name != f"{self.engine}-{self.precision}" or self.name == REFERENCE_VARIANT:
+            raise ValueError(f"variant {self.name}: the name is <engine>-<precision>, and not that of the reference")
+        if (self.engine, self.precision) == ("onnxruntime", "bf16"):
+            raise ValueError("variant onnxruntime-bf16: ONNX Runtime has no bf16 on the CPU")
+        if (self.engine, self.precision) == ("openvino", "int8"):
+            raise ValueError(
+                "variant openvino-int8: OpenVINO dies of a segmentation fault compiling some such networks"
+            )
+        if (self.precision == "int8") != (self.file == "network-int8.onnx"):
+            raise ValueError(f"variant {self.name}: {self.file} is not the network of that precision")
+        if self.admitted != self.measured.within(self.bounds):
+            raise ValueError(f"variant {self.name}: admitted exactly where what was measured lies within the bounds")
+        return self
+
+
 class FileEntry(BundleModel):
     size: int = Field(ge=1)
     sha256: Sha256
@@ -264,9 +336,11 @@ class Manifest(BundleModel):
     gate: which films are judged at all; None judges any (bundles of format 1, and bundles for tests).
     promotion: None where there was no policy (bundles of formats 1 and 2, and bundles for tests).
     research_only: not for patients, whatever the promotion says (a licence, a demonstration).
+    tolerances: of golden logits, by precision of the reference engine; a variant has its own.
+    variants: other ways to run the network; the reference (ONNX Runtime, fp32, `network.onnx`) is not among them.
     """
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     name: Name
     version: Semver
     task: Task
@@ -288,18 +362,11 @@ class Manifest(BundleModel):
     files: dict[str, FileEntry]
     promotion: Promotion | None = None
     research_only: bool = False
+    variants: tuple[Variant, ...] = Field(default=(), max_length=8)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_classes(self)
-        _check_calibration(self)
-        names = [p.name for p in self.operating_points]
-        if len(set(names)) != len(names):
-            raise ValueError("operating points must have different names")
-        if self.default_operating_point not in names:
-            raise ValueError(f"default operating point {self.default_operating_point!r} is not among {names}")
-        for point in self.operating_points:
-            _check_point(self, point)
+        consistency.check(self)
         return self
 
     @property
@@ -324,63 +391,30 @@ class Manifest(BundleModel):
         wanted = name or self.default_operating_point
         return next((p for p in self.operating_points if p.name == wanted), None)
 
+    def variant(self, name: str) -> Variant | None:
+        """The variant of that name, admitted or not; None for the reference and for one that the bundle has not."""
+        return next((v for v in self.variants if v.name == name), None)
+
+    def serving(self, variant: Variant | None) -> Manifest:
+        """This manifest as `variant` answers by it: its calibration, its thresholds and its tolerance in place of the bundle's own.
+
+        None, the reference, changes nothing. What the operating points measured stays that of the reference.
+        """
+        if variant is None:
+            return self
+        own = variant.thresholds
+        points = tuple(
+            point if own is None else point.model_copy(update={"thresholds": own[point.name]})
+            for point in self.operating_points
+        )
+        return self.model_copy(
+            update={
+                "calibration": variant.calibration or self.calibration,
+                "operating_points": points,
+                "tolerances": {variant.precision: variant.tolerance},
+            }
+        )
+
     def tolerance(self, precision: str, logit: float = 0.0) -> float:
         """Largest accepted difference of a logit: tolerances[precision] * max(1, |logit|)."""
         return self.tolerances[precision] * max(1.0, math.fabs(logit))
-
-
-def _check_classes(m: Manifest) -> None:
-    if len(set(m.classes)) != len(m.classes):
-        raise ValueError("class names must be different")
-    if m.task == "binary" and len(m.classes) != 2:
-        raise _class_count(f"a binary bundle has 2 classes, this one {len(m.classes)}")
-    expected = 1 if m.task == "binary" else len(m.classes)
-    if m.network.logits != expected:
-        raise _class_count(
-            f"{m.task} with {len(m.classes)} classes needs {expected} logits, the network has {m.network.logits}"
-        )
-
-
-def _class_count(message: str) -> PydanticCustomError:
-    return PydanticCustomError(CLASS_COUNT_ERROR, "class-count mismatch: {message}", {"message": message})
-
-
-def _check_calibration(m: Manifest) -> None:
-    cal, k = m.calibration, m.network.logits
-    sizes = {
-        "vector_temperature": lambda: {len(cal.temperatures)} if isinstance(cal, VectorTemperatureCalibration) else {k},
-        "platt": lambda: {len(cal.slope), len(cal.intercept)} if isinstance(cal, PlattCalibration) else {k},
-        "isotonic": lambda: {len(cal.curves)} if isinstance(cal, IsotonicCalibration) else {k},
-    }.get(cal.method, lambda: {k})()
-    if sizes != {k}:
-        raise ValueError(f"{cal.method} calibration needs parameters for {k} logits")
-
-
-def _check_point(m: Manifest, p: OperatingPoint) -> None:
-    allowed: dict[Task, set[Rule]] = {
-        "binary": {"threshold", "conformal"},
-        "multiclass": {"argmax", "hierarchical", "conformal"},
-        "multilabel": {"per_label"},
-    }
-    if p.rule not in allowed[m.task]:
-        raise ValueError(f"operating point {p.name}: rule {p.rule} does not fit a {m.task} bundle")
-    wanted = {
-        "threshold": {m.classes[1]},
-        "argmax": set[str](),
-        "hierarchical": set(p.priority),
-        "per_label": set(m.classes),
-        "conformal": set(m.classes),
-    }[p.rule]
-    if set(p.thresholds) != wanted:
-        raise ValueError(f"operating point {p.name}: thresholds for {sorted(p.thresholds)}, needs {sorted(wanted)}")
-    if p.rule == "hierarchical":
-        if p.fallback is None or set(p.priority) | {p.fallback} != set(m.classes) or p.fallback in p.priority:
-            raise ValueError(f"operating point {p.name}: priority and fallback must name every class once")
-        if len(set(p.priority)) != len(p.priority):
-            raise ValueError(f"operating point {p.name}: a class stands twice in the priority order")
-    elif p.priority or p.fallback:
-        raise ValueError(f"operating point {p.name}: priority and fallback belong to the hierarchical rule")
-    if p.conformal is not None and p.rule != "conformal":
-        raise ValueError(f"operating point {p.name}: coverage belongs to the conformal rule")
-    if not set(p.measured) <= set(m.classes):
-        raise ValueError(f"operating point {p.name}: measured names an unknown class")

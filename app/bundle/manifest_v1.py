@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from app.bundle.fields import BundleModel
-from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import (
     ClassName,
     FileEntry,
@@ -24,6 +23,7 @@ from app.bundle.manifest import (
     Semver,
 )
 from app.bundle.manifest_v2 import CalibrationV2, ManifestV2, MetricV2, OperatingPointV2
+from app.bundle.manifest_v3 import InputSpecV3
 from app.domain import Task
 
 
@@ -35,7 +35,7 @@ class ManifestV1(BundleModel):
     version: Semver
     task: Task
     classes: tuple[ClassName, ...] = Field(min_length=2, max_length=256)
-    input: InputSpec
+    input: InputSpecV3
     network: NetworkSpec
     calibration: CalibrationV2
     calibration_chosen_by: str
@@ -53,4 +53,4 @@ class ManifestV1(BundleModel):
 
 def upgrade(old: ManifestV1) -> ManifestV2:
     """The same manifest in format 2: without a gate, so that any film is judged, as it always was with this bundle."""
-    return ManifestV2.model_validate({**old.model_dump(), "schema_version": 2, "gate": None})
+    return ManifestV2.model_validate({**old.model_dump(exclude_unset=True), "schema_version": 2, "gate": None})

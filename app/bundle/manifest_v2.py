@@ -11,15 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from app.bundle.fields import BundleModel, Finite, Positive
-from app.bundle.gate_spec import GateSpec
-from app.bundle.input_spec import InputSpec
 from app.bundle.manifest import (
     ClassName,
     FileEntry,
     IntendedUse,
     IsotonicCalibration,
     Licence,
-    Manifest,
     MeasuredPoint,
     Name,
     NetworkSpec,
@@ -31,6 +28,7 @@ from app.bundle.manifest import (
     Semver,
     TemperatureCalibration,
 )
+from app.bundle.manifest_v3 import GateSpecV3, InputSpecV3, ManifestV3
 from app.domain import Task
 
 CalibrationV2 = Annotated[
@@ -68,7 +66,7 @@ class ManifestV2(BundleModel):
     version: Semver
     task: Task
     classes: tuple[ClassName, ...] = Field(min_length=2, max_length=256)
-    input: InputSpec
+    input: InputSpecV3
     network: NetworkSpec
     calibration: CalibrationV2
     calibration_chosen_by: str
@@ -77,7 +75,7 @@ class ManifestV2(BundleModel):
     review: ReviewRule
     quality: QualityRule
     intended_use: IntendedUse
-    gate: GateSpec | None
+    gate: GateSpecV3
     metrics: tuple[MetricV2, ...]
     provenance: Provenance
     licence: Licence
@@ -85,10 +83,6 @@ class ManifestV2(BundleModel):
     files: dict[str, FileEntry]
 
 
-def upgrade(old: ManifestV2) -> Manifest:
-    """The same manifest in format 3: there was no promotion policy, so nothing passed or failed one.
-
-    Raises:
-        pydantic.ValidationError: the parts do not fit together.
-    """
-    return Manifest.model_validate({**old.model_dump(), "schema_version": 3})
+def upgrade(old: ManifestV2) -> ManifestV3:
+    """The same manifest in format 3: there was no promotion policy, so nothing passed or failed one."""
+    return ManifestV3.model_validate({**old.model_dump(exclude_unset=True), "schema_version": 3})

@@ -23,6 +23,7 @@ _NAMES = (
     "Unsqueeze Where"
 )
 OPERATORS = frozenset(_NAMES.split())
+QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})  # of a network in int8, and of no other
 DEFAULT_DOMAINS = frozenset({"", "ai.onnx"})
 
 FLOAT = 1

@@ -10,9 +10,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.bundle import manifest_v1, manifest_v2
-from app.bundle.folder import GATE, GATE_NETWORK, GOLDEN, HEAD, MAX_BYTES, MODEL_CARD, NETWORK, REFERENCE
-from app.bundle.manifest import CLASS_COUNT_ERROR, SCHEMA_VERSION, Manifest
+from app.bundle import manifest_v1, manifest_v2, manifest_v3
+from app.bundle.consistency import CLASS_COUNT_ERROR
+from app.bundle.folder import (
+    GATE,
+    GATE_NETWORK,
+    GOLDEN,
+    HEAD,
+    MAX_BYTES,
+    MODEL_CARD,
+    NETWORK,
+    NETWORK_INT8,
+    REFERENCE,
+)
+from app.bundle.manifest import SCHEMA_VERSION, Manifest
 from app.errors import BundleError
 
 _MAX_FAULTS_SHOWN = 3
@@ -51,15 +62,19 @@ def _current(text: str) -> Manifest:
 
 def _version_1(text: str) -> Manifest:
     old = manifest_v1.ManifestV1.model_validate_json(text, strict=True)
-    return manifest_v2.upgrade(manifest_v1.upgrade(old))
+    return manifest_v3.upgrade(manifest_v2.upgrade(manifest_v1.upgrade(old)))
 
 
 def _version_2(text: str) -> Manifest:
-    return manifest_v2.upgrade(manifest_v2.ManifestV2.model_validate_json(text, strict=True))
+    return manifest_v3.upgrade(manifest_v2.upgrade(manifest_v2.ManifestV2.model_validate_json(text, strict=True)))
+
+
+def _version_3(text: str) -> Manifest:
+    return manifest_v3.upgrade(manifest_v3.ManifestV3.model_validate_json(text, strict=True))
 
 
 _READERS: Mapping[int, Callable[[str], Manifest]] = MappingProxyType(
-    {1: _version_1, 2: _version_2, SCHEMA_VERSION: _current}
+    {1: _version_1, 2: _version_2, 3: _version_3, SCHEMA_VERSION: _current}
 )
 
 
@@ -85,12 +100,14 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def required_files(manifest: Manifest) -> frozenset[str]:
-    """The files beside manifest.json: no head where nothing can be explained, those of the gate only where it looks at pictures."""
+    """The files beside manifest.json: no head where nothing can be explained, those of the gate only where it looks at pictures,
+    the int8 network only where a variant runs it."""
     files = {NETWORK, REFERENCE, GOLDEN, MODEL_CARD}
     if manifest.network.explanation != "none":
         files |= {HEAD}
     if manifest.picture_gate is not None:
         files |= {GATE_NETWORK, GATE}
+    files |= {variant.file for variant in manifest.variants}
     return frozenset(files)
 
 
@@ -106,6 +123,12 @@ def _check_files(manifest: Manifest) -> None:
             raise BundleError(
                 "oversized_file", f"{name} is listed with {entry.size} bytes, more than {MAX_BYTES[name]}"
             )
+    small = manifest.files.get(NETWORK_INT8)
+    if small is not None and small.size > manifest.files[NETWORK].size:
+        raise BundleError(
+            "oversized_file",
+            f"{NETWORK_INT8} has {small.size} bytes, more than the {manifest.files[NETWORK].size} of {NETWORK}",
+        )
 
 
 def _read_json(data: bytes) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from app.bundle.folder import (
     MANIFEST,
     MODEL_CARD,
     NETWORK,
+    NETWORK_INT8,
     REFERENCE,
     BundleFolder,
     open_folder,
@@ -90,7 +91,7 @@ class VerifiedBundle:
 
     digest: SHA-256 of manifest.json, which holds those of all other files. network: the ONNX bytes that were hashed and walked.
     head: float32, empty where `explanation` is `none`. reference, golden: as in DESIGN section 4. path: for messages only.
-    gate: None where the manifest has no gate that looks at pictures.
+    gate: None where the manifest has no gate that looks at pictures. int8: as network, the quantised one; None where no variant runs it.
     """
 
     ref: BundleRef
@@ -102,6 +103,7 @@ class VerifiedBundle:
     golden: Arrays
     path: Path
     gate: GateParts | None = None
+    int8: bytes | None = None
 
 
 class BundleStore:
@@ -157,7 +159,8 @@ class BundleStore:
             BundleError: the first fault found. Folder: `bundle_not_found`, `not_a_regular_file`, `missing_file`, `extra_file`,
                 `oversized_file`, `unreadable_file`. Manifest: `unreadable_manifest`, `wrong_schema_version`, `class_count_mismatch`,
                 `invalid_manifest`. Hashes: `changed_file`. Tensors: `malformed_tensors`, `head_mismatch`, `gate_mismatch`. Networks:
-                `malformed_network`, `external_data`, `custom_operator`, `forbidden_operator`, `unsupported_opset`, `wrong_inputs_outputs`.
+                `malformed_network`, `external_data`, `custom_operator`, `forbidden_operator`, `unsupported_opset`, `wrong_inputs_outputs`,
+                `not_quantised`.
         """
         path = self.root / ref.name / ref.version
         with open_folder(self.root, ref.name, ref.version) as folder:
@@ -174,6 +177,7 @@ def write_bundle(
     golden: Arrays,
     model_card: str,
     gate: GateParts | None = None,
+    int8: bytes | None = None,
 ) -> BundleRef:
     """Write a bundle: all of it, verified, or nothing.
 
@@ -185,6 +189,7 @@ def write_bundle(
         reference, golden: arrays of reference.npz and golden.npz.
         model_card: Markdown.
         gate: exactly where the manifest has a gate that looks at pictures.
+        int8: ONNX bytes of the quantised network, exactly where a variant runs it.
 
     Raises:
         BundleError: `bundle_exists`; or why the bundle would not verify.
@@ -199,6 +204,8 @@ def write_bundle(
         files[HEAD] = write_safetensors(head)
     if gate is not None:
         files |= {GATE_NETWORK: gate.network, GATE: write_safetensors(gate.tensors)}
+    if int8 is not None:
+        files[NETWORK_INT8] = int8
     entries = {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(files.items())
     }
@@ -231,6 +238,8 @@ def _verify(folder: BundleFolder, ref: BundleRef, path: Path) -> VerifiedBundle:
     reference = read_reference(data[REFERENCE], manifest)
     golden = read_golden(data[GOLDEN], manifest)
     check_network(inspect_network(data[NETWORK]), manifest)
+    if NETWORK_INT8 in data:
+        check_network(inspect_network(data[NETWORK_INT8], file=NETWORK_INT8), manifest, file=NETWORK_INT8)
     gate = _gate(data, manifest)
     return VerifiedBundle(
         ref=ref,
@@ -242,6 +251,7 @@ def _verify(folder: BundleFolder, ref: BundleRef, path: Path) -> VerifiedBundle:
         golden=golden,
         path=path,
         gate=gate,
+        int8=data.get(NETWORK_INT8),
     )
 
 

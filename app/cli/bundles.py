@@ -9,8 +9,9 @@ import typer
 
 from app.bundle.store import BundleRef, BundleStore
 from app.cli.session import open_records, operator, read_settings
+from app.engines import admitted
 from app.errors import BundleError, ConfigurationError
-from app.live import ACTIVATE_SO, acceptance, load_bundle, refuse_failed_gate
+from app.live import ACTIVATE_SO, acceptance, check_bundle, refuse_failed_gate
 
 group = typer.Typer(help="Model bundles: list, show, verify, activate.", no_args_is_help=True)
 RefArgument = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="As `cxr bundles list` shows it.")]
@@ -47,13 +48,19 @@ def show(bundle: RefArgument) -> None:
 def verify(bundle: RefArgument) -> None:
     """All that loading checks: schema, hashes, tensors, network, head, golden answers. Exit status 1 names what is wrong.
 
-    A bundle whose promotion gate failed may be sound; its failed lines are listed.
+    Golden answers are asked of every engine that the bundle admits; one that is missing on this machine is named. A bundle whose promotion
+    gate failed may be sound; its failed lines are listed.
     """
-    loaded = load_bundle(BundleStore(read_settings().bundles_dir), BundleRef.parse(bundle))
-    typer.echo(f"{loaded.ref} is sound, digest {loaded.bundle.digest}")
-    if loaded.manifest.research_label is not None:
-        typer.echo(f"not for patients: {loaded.manifest.research_label}")
-    for line in loaded.manifest.promotion.lines if loaded.manifest.promotion else ():
+    verified, refused = check_bundle(BundleStore(read_settings().bundles_dir), BundleRef.parse(bundle))
+    manifest = verified.manifest
+    typer.echo(f"{verified.ref} is sound, digest {verified.digest}")
+    for way in admitted(manifest):
+        typer.echo(
+            f"{way.name}: {f'not tried here, {refused[way.name]}' if way.name in refused else 'golden answers given'}"
+        )
+    if manifest.research_label is not None:
+        typer.echo(f"not for patients: {manifest.research_label}")
+    for line in manifest.promotion.lines if manifest.promotion else ():
         if not line.passed:
             typer.echo(f"failed: {line.name}: wanted {line.wanted}, measured {line.measured}")
 

@@ -169,8 +169,9 @@ def _results() -> str:
 
 DICOM results belong to the study of their film, in a series of their own per bundle and kind, and refer to the film. The structured
 report is TID 1500 with one measurement group (TID 1501) per class. UIDs are `2.25.` and follow from the film's SOP Instance UID, the
-bundle's digest, the operating point and the kind of object: judging the same film again makes the same object, not a second
-one. Character set of what is made: ISO_IR 192. Character sets that are read: those of PS3.3 C.12.1.1.2, with code extensions."""
+bundle's digest, the operating point, the kind of object and, where the bundle's reference did not compute, the engine: judging the
+same film again makes the same object, not a second one. Character set of what is made: ISO_IR 192. Character sets that are read: those
+of PS3.3 C.12.1.1.2, with code extensions."""
 
 
 _INTRODUCTION = """

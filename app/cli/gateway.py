@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -107,11 +108,12 @@ def replay(
 
 
 def _serve_until_asked_to_stop(server: GatewayServer) -> None:
-    asked = threading.Event()
+    # a pipe: a handler that runs while this thread is about to wait for an Event would wait for that Event's own lock
+    asked, ask = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, lambda *_: os.write(ask, b"."))
     if server.stow is None:
-        asked.wait()
+        os.read(asked, 1)
         return
     http = uvicorn.Server(
         uvicorn.Config(

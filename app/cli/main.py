@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from app.cli import audit, bundles, conformance, gateway, keyring, keys, predict, serve
+from app.cli import audit, bundles, conformance, engines, gateway, keyring, keys, predict, score, serve
 from app.errors import CxrError
 
 cli = typer.Typer(
@@ -18,10 +18,12 @@ cli = typer.Typer(
 )
 cli.command("serve")(serve.serve)
 cli.command("predict")(predict.predict)
+cli.command("score")(score.score)
 cli.command("phantom")(predict.write_phantom)
 cli.command("conformance")(conformance.conformance)
 cli.add_typer(keys.group, name="keys")
 cli.add_typer(bundles.group, name="bundles")
+cli.add_typer(engines.group, name="engines")
 cli.add_typer(audit.group, name="audit")
 cli.add_typer(keyring.group, name="keyring")
 cli.add_typer(gateway.group, name="gateway")

@@ -15,11 +15,13 @@ from app.api.schemas import prediction_response
 from app.bundle.store import BundleStore
 from app.cli.session import open_records, operator
 from app.domain import Principal, Role
+from app.engines import Engines
 from app.errors import CxrError, ImageError, RefusedError, RequestError
 from app.imaging.decode import limit_threads
 from app.imaging.dicom.decoders import DecoderPool
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
 from app.imaging.phantom_dicom import encode_dicom
+from app.inference.cores import usable_cores
 from app.inference.scheduler import Scheduler
 from app.live import LiveBundles
 from app.metrics import Metrics
@@ -29,6 +31,7 @@ from app.service import Answer, Asker, PredictOptions, TriageService
 def predict(
     films: Annotated[list[Path], typer.Argument(help="JPEG, PNG or DICOM files.", exists=True, dir_okay=False)],
     operating_point: Annotated[str | None, typer.Option(help="An operating point of the live bundle.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Decide on the mean over five views of each film.")] = False,
 ) -> None:
     """Judge films without a running service: the same steps, limits and audit trail. Prints the answer as JSON, one line a film.
 
@@ -45,6 +48,13 @@ def predict(
             pin=settings.bundle,
             poll_s=settings.bundle_poll_s,
             accept_failed_gate=settings.accept_failed_gate,
+            engines=Engines(  # that of the service on this machine; a few films are no reason to measure one
+                settings.engine,
+                workers=settings.workers or usable_cores(),
+                cache_dir=settings.engine_cache,
+                choices=records.choices,
+                measure=None,
+            ),
         )
         bundles.load_live()
         service = TriageService(
@@ -56,9 +66,10 @@ def predict(
             decoder=decoder,
         )
         max_bytes = max(settings.upload_max_bytes, settings.dicom_max_bytes)
+        options = PredictOptions(operating_point=operating_point, tta=tta)
         try:
             for path in films:
-                outcome = asyncio.run(_one(service, path, max_bytes, operating_point))
+                outcome = asyncio.run(_one(service, path, max_bytes, options))
                 if isinstance(outcome, Answer):
                     typer.echo(prediction_response(outcome).model_dump_json())
                 else:
@@ -80,14 +91,12 @@ def _film(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-async def _one(service: TriageService, path: Path, max_bytes: int, operating_point: str | None) -> Answer | CxrError:
+async def _one(service: TriageService, path: Path, max_bytes: int, options: PredictOptions) -> Answer | CxrError:
     who = Principal(key_id=f"cli:{operator()}", name=operator(), role=Role.ADMIN)
     try:
         data = _film(path, max_bytes)
         with service.admit() as admission:
-            return await service.predict(
-                data, Asker(who, uuid.uuid4().hex), PredictOptions(operating_point=operating_point), admission
-            )
+            return await service.predict(data, Asker(who, uuid.uuid4().hex), options, admission)
     except (ImageError, RefusedError, RequestError) as error:
         return error
 

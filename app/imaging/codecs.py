@@ -25,21 +25,27 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 """ITU-R BT.601 section 2.5.1, the weights OpenCV uses as well."""
 
 
-def decode_jpeg_gray(data: memoryview, header: JpegHeader) -> NDArray[np.uint8]:
+def decode_jpeg_gray(data: memoryview, header: JpegHeader, *, reduced: bool = False) -> NDArray[np.uint8]:
     """The luminance of a JPEG, uint8 [H, W]. A decoder's warning counts as damage, so a film is whole or refused.
 
     Y of YCbCr, as stored; RGB files (Adobe marker) become ITU-R 601 luma.
 
+    Args:
+        reduced: at half of its size, uint8 [ceil(H / 2), ceil(W / 2)], by inverting the low half of each block's frequencies.
+
     Raises:
         ImageError: `truncated_image` or `malformed_image`.
     """
+    height, width = (-(-header.height // 2), -(-header.width // 2)) if reduced else (header.height, header.width)
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY", min_height=height, min_width=width, strict=True
+        )
     except ValueError as error:
         if "remature end" in str(error):
             raise ImageError("truncated_image") from error
         raise ImageError("malformed_image", what="its compressed data are wrong") from error
-    _check_shape(pixels, header)
+    _check_shape(pixels, height, width)
     return pixels[:, :, 0]
 
 
@@ -53,7 +59,7 @@ def decode_png_gray(data: memoryview, header: PngHeader) -> Pixels:
         ImageError: `malformed_image` (also a palette index without an entry) or `truncated_image`.
     """
     pixels = _read_png(_rebuilt(data, header))
-    _check_shape(pixels, header)
+    _check_shape(pixels, header.height, header.width)
     if header.color_type == PALETTE:
         return _look_up(pixels, header)
     if header.color_type == GRAY:
@@ -63,22 +69,23 @@ def decode_png_gray(data: memoryview, header: PngHeader) -> Pixels:
     return _on_black(pixels, gray=header.color_type == GRAY_ALPHA)
 
 
-def _rebuilt(data: memoryview, header: PngHeader) -> bytearray:
-    """A PNG of IHDR, one IDAT and IEND. A palette image is declared gray: its samples are then the palette's indices."""
+def _rebuilt(data: memoryview, header: PngHeader) -> bytes:
+    """A PNG of IHDR, the file's IDAT chunks as they stand, and IEND: the one copy of the file that is made.
+
+    The walk has checked the chunks' checksums. A palette image is declared gray: its samples are then the palette's indices.
+    """
     color = GRAY if header.color_type == PALETTE else header.color_type
     ihdr = struct.pack(">IIBBBBB", header.width, header.height, header.bit_depth, color, 0, 0, int(header.interlaced))
-    png = bytearray(b"\x89PNG\r\n\x1a\n")
-    for kind, parts in ((b"IHDR", [ihdr]), (b"IDAT", [data[a:b] for a, b in header.stream]), (b"IEND", [])):
-        checksum = zlib.crc32(kind)
-        png += struct.pack(">I", sum(len(part) for part in parts)) + kind
-        for part in parts:
-            checksum = zlib.crc32(part, checksum)
-            png += part
-        png += struct.pack(">I", checksum)
-    return png
+    stream = (data[start - 8 : end + 4] for start, end in header.stream)  # with length, name and checksum
+    return b"".join((b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", ihdr), *stream, _chunk(b"IEND", b"")))
 
 
-def _read_png(png: bytearray) -> Pixels:
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    """PNG (third edition) section 5.3."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _read_png(png: bytes) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -88,8 +95,8 @@ def _read_png(png: bytearray) -> Pixels:
     return as_pixels(pixels)
 
 
-def _check_shape(pixels: NDArray[Any], header: JpegHeader | PngHeader) -> None:
-    if pixels.shape[:2] != (header.height, header.width):
+def _check_shape(pixels: NDArray[Any], height: int, width: int) -> None:
+    if pixels.shape[:2] != (height, width):
         raise ImageError("malformed_image", what="its header and its data disagree")
 
 

@@ -1,5 +1,6 @@
 """Records: the audit chain, predictions, API keys and the bundle history in SQL, and the key ring beside it."""
 
+from app.records.choices import EngineChoice
 from app.records.database import migrate
 from app.records.events import AuditEvent, EventId, PredictionRecord
 from app.records.history import HistoryRow
@@ -14,6 +15,7 @@ from app.records.verify import Problem, VerifyReport, verify
 
 __all__ = [
     "AuditEvent",
+    "EngineChoice",
     "EventId",
     "FoundFilm",
     "HistoryRow",

@@ -13,13 +13,13 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
 
-from app.domain import Principal, Role
+from app.domain import LANES, Lane, Principal, Role
 from app.errors import RecordsError
 from app.records.chain import canonical
 from app.records.events import Draft, EventId, seal_draft
 from app.records.keyring import KeyRing, Mac
 from app.records.keytext import KeyText, new_key_text, parse_key_text
-from app.records.tables import api_key_revocations, api_keys
+from app.records.tables import api_key_lanes, api_key_revocations, api_keys
 
 NAME_MAX_LENGTH: Final = 64
 Transact = Callable[[Callable[[Connection], Draft]], EventId]
@@ -27,13 +27,14 @@ Transact = Callable[[Callable[[Connection], Draft]], EventId]
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """One key without its secret; `at` and `revoked_at` are UTC timestamps."""
+    """One key without its secret; `at` and `revoked_at` are UTC timestamps; lane: of requests that do not name one."""
 
     id: str
     role: Role
     name: str
     at: str
     revoked_at: str | None
+    lane: Lane
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,18 @@ class ApiKeys:
     def __init__(self, ring: KeyRing, reader: Engine, transact: Transact, changed: Callable[[], None]) -> None:
         self._ring, self._reader, self._transact, self._changed = ring, reader, transact, changed
 
-    def create(self, role: Role, name: str, *, by: str | None = None) -> str:
+    def create(self, role: Role, name: str, *, lane: Lane = "routine", by: str | None = None) -> str:
         """Make a key and return its text, which is nowhere else.
 
         Args:
+            lane: how urgent its requests are where they do not say; for ever.
             by: id of the key that asks for it; None for the command line and the service itself.
 
         Raises:
             RecordsError: invalid_key_name. UnavailableError: audit_unavailable.
         """
         key = new_key_text()
-        self._add(key, role, name, by)
+        self._add(key, role, name, lane, by)
         return str(key)
 
     def ensure_admin_key(self, name: str = "first-admin") -> str | None:
@@ -79,7 +81,7 @@ class ApiKeys:
             return None
         key = new_key_text()
         try:
-            self._add(key, Role.ADMIN, name, None, only_first=True)
+            self._add(key, Role.ADMIN, name, "routine", None, only_first=True)
         except RecordsError as error:
             if error.code == "keys_exist":
                 return None
@@ -87,7 +89,7 @@ class ApiKeys:
         return str(key)
 
     def import_file(self, path: Path, *, by: str | None = None) -> int:
-        """Take keys whose texts were made elsewhere: lines `role name key-text`; empty lines and `#` comments are skipped.
+        """Take keys whose texts were made elsewhere: lines `role name key-text [lane]`; empty lines and `#` comments are skipped.
 
         The whole file is checked before the first key is taken. A key that is already there as the line says is left alone, so
         that an import can be repeated.
@@ -100,12 +102,12 @@ class ApiKeys:
         """
         wanted = _read_import(path)
         added = 0
-        for key, role, name in wanted:
+        for key, role, name, lane in wanted:
             stored = self._stored(key.id)
             if stored is None:
-                self._add(key, role, name, by)
+                self._add(key, role, name, lane, by)
                 added += 1
-            elif stored.principal != Principal(key.id, name, role) or not self.fits(stored, key):
+            elif stored.principal != Principal(key.id, name, role, lane) or not self.fits(stored, key):
                 raise RecordsError("key_conflict", f"another key with the id {key.id} exists")
         return added
 
@@ -129,14 +131,19 @@ class ApiKeys:
 
     def list(self) -> tuple[KeyInfo, ...]:
         """Every key ever made, oldest first."""
-        keys, gone = api_keys.c, api_key_revocations.c
+        keys, gone, lanes = api_keys.c, api_key_revocations.c, api_key_lanes.c
         query = (
-            select(keys.id, keys.role, keys.name, keys.at, gone.at.label("revoked_at"))
-            .select_from(api_keys.outerjoin(api_key_revocations, keys.id == gone.id))
+            select(keys.id, keys.role, keys.name, keys.at, gone.at.label("revoked_at"), lanes.lane)
+            .select_from(
+                api_keys.outerjoin(api_key_revocations, keys.id == gone.id).outerjoin(
+                    api_key_lanes, keys.id == lanes.id
+                )
+            )
             .order_by(keys.at, keys.chain_id, keys.seq)
         )
         with self._reader.connect() as connection:
-            return tuple(KeyInfo(r.id, Role(r.role), r.name, r.at, r.revoked_at) for r in connection.execute(query))
+            rows = connection.execute(query).all()
+        return tuple(KeyInfo(r.id, Role(r.role), r.name, r.at, r.revoked_at, _lane(r.lane)) for r in rows)
 
     def fits(self, stored: StoredKey, key: KeyText) -> bool:
         """Whether a presented key is the stored one; constant time in the secret."""
@@ -157,36 +164,49 @@ class ApiKeys:
 
     def valid(self, connection: Connection) -> dict[str, StoredKey]:
         """Every key that is not revoked, by id."""
-        keys = api_keys.c
-        gone = select(api_key_revocations.c.id)
-        query = select(keys.id, keys.name, keys.role, keys.pepper_id, keys.secret_mac).where(keys.id.not_in(gone))
-        return {r.id: _stored(r.id, r.name, r.role, r.pepper_id, r.secret_mac) for r in connection.execute(query)}
+        query = _STORED.where(api_keys.c.id.not_in(select(api_key_revocations.c.id)))
+        return {r.id: _stored(*r) for r in connection.execute(query)}
 
     def _stored(self, key_id: str) -> StoredKey | None:
-        keys = api_keys.c
-        query = select(keys.id, keys.name, keys.role, keys.pepper_id, keys.secret_mac).where(keys.id == key_id)
         with self._reader.connect() as connection:
-            row = connection.execute(query).first()
-        return _stored(row.id, row.name, row.role, row.pepper_id, row.secret_mac) if row else None
+            row = connection.execute(_STORED.where(api_keys.c.id == key_id)).first()
+        return _stored(*row) if row else None
 
-    def _add(self, key: KeyText, role: Role, name: str, by: str | None, *, only_first: bool = False) -> None:
+    def _add(
+        self, key: KeyText, role: Role, name: str, lane: Lane, by: str | None, *, only_first: bool = False
+    ) -> None:
         _check_name(name)
         mac = self._ring.mac("pepper", secret_input(key, role))
         section = {"id": key.id, "role": role, "name": name, "pepper_id": mac.key_id, "secret_mac": mac.digest}
+        payload = {api_keys.name: section}
+        if lane != "routine":
+            payload[api_key_lanes.name] = {"id": key.id, "lane": lane}
 
         def transact(connection: Connection) -> Draft:
             if only_first and connection.execute(select(api_keys.c.id).limit(1)).first() is not None:
                 raise RecordsError("keys_exist", "there are keys already")
             if connection.execute(select(api_keys.c.id).where(api_keys.c.id == key.id)).first() is not None:
                 raise RecordsError("key_conflict", f"another key with the id {key.id} exists")
-            return seal_draft("key_created", by, {api_keys.name: section})
+            return seal_draft("key_created", by, payload)
 
         self._transact(transact)
         self._changed()
 
 
-def _stored(key_id: str, name: str, role: str, pepper_id: str, secret_mac: str) -> StoredKey:
-    return StoredKey(Principal(key_id, name, Role(role)), Mac(pepper_id, secret_mac))
+_STORED: Final = select(
+    api_keys.c.id, api_keys.c.name, api_keys.c.role, api_keys.c.pepper_id, api_keys.c.secret_mac, api_key_lanes.c.lane
+).select_from(api_keys.outerjoin(api_key_lanes, api_keys.c.id == api_key_lanes.c.id))
+
+
+def _stored(  # noqa: PLR0917 (one row, in the order of `_STORED`)
+    key_id: str, name: str, role: str, pepper_id: str, secret_mac: str, lane: str | None
+) -> StoredKey:
+    return StoredKey(Principal(key_id, name, Role(role), _lane(lane)), Mac(pepper_id, secret_mac))
+
+
+def _lane(stored: str | None) -> Lane:
+    """No row, or a word that no version of ours wrote (`verify` reports it): routine."""
+    return next((lane for lane in LANES if lane == stored), "routine")
 
 
 def _check_name(name: str) -> None:
@@ -194,21 +214,23 @@ def _check_name(name: str) -> None:
         raise RecordsError("invalid_key_name", f"a key's name has 1 to {NAME_MAX_LENGTH} printable characters")
 
 
-def _read_import(path: Path) -> list[tuple[KeyText, Role, str]]:
+def _read_import(path: Path) -> list[tuple[KeyText, Role, str, Lane]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecordsError("import_unreadable", f"{path} cannot be read: {error}") from error
-    wanted: list[tuple[KeyText, Role, str]] = []
+    wanted: list[tuple[KeyText, Role, str, Lane]] = []
     for number, line in enumerate(lines, start=1):
         parts = line.split()
         if not parts or parts[0].startswith("#"):
             continue
-        key = parse_key_text(parts[2]) if len(parts) == 3 else None
-        if key is None or parts[0] not in set(Role):
+        key = parse_key_text(parts[2]) if len(parts) in {3, 4} else None
+        lane = parts[3] if len(parts) == 4 else "routine"
+        if key is None or parts[0] not in set(Role) or lane not in LANES:
             raise RecordsError(
-                "import_malformed", f"line {number}: expected `role name key-text`, with a whole key text"
+                "import_malformed",
+                f"line {number}: expected `role name key-text [lane]`, with a whole key text; lanes: {', '.join(LANES)}",
             )
         _check_name(parts[1])
-        wanted.append((key, Role(parts[0]), parts[1]))
+        wanted.append((key, Role(parts[0]), parts[1], _lane(lane)))
     return wanted

@@ -14,9 +14,11 @@ from sqlalchemy import BigInteger, Double, Table
 
 from app.records.chain import canonical
 from app.records.tables import (
+    api_key_lanes,
     api_key_revocations,
     api_keys,
     bundle_history,
+    engine_choices,
     film_sources,
     idempotency_keys,
     predictions,
@@ -24,7 +26,16 @@ from app.records.tables import (
 
 PROJECTED: Final[Mapping[str, Table]] = {
     table.name: table
-    for table in (predictions, film_sources, idempotency_keys, api_keys, api_key_revocations, bundle_history)
+    for table in (
+        predictions,
+        film_sources,
+        idempotency_keys,
+        api_keys,
+        api_key_lanes,
+        api_key_revocations,
+        bundle_history,
+        engine_choices,
+    )
 }
 _OF_EVENT: Final = frozenset({"chain_id", "seq", "at", "key_id"})
 Row = dict[str, Any]

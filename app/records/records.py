@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.domain import Principal, Source
 from app.errors import ConfigurationError, CxrError, RecordsError
 from app.records.anchors import FILE_NAME, Anchors
+from app.records.choices import EngineChoices
 from app.records.counts import Counts
 from app.records.database import Database, failure_reason, migrate
 from app.records.events import AuditEvent, Draft, EventId, FilmSource, PredictionRecord, prepare
@@ -38,7 +39,8 @@ T = TypeVar("T")
 class Records:
     """The audit chain, predictions, API keys and bundle history of one database, as one process sees them.
 
-    Made by `open`. keys: make, revoke, list, import; history: bundle activations. Their methods block; on an event loop use `query`.
+    Made by `open`. keys: make, revoke, list, import; history: bundle activations; choices: which variant
+    of a bundle's network a machine runs. Their methods block; on an event loop use `query`.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Records:
         self._queries = ThreadPoolExecutor(max_workers=2, thread_name_prefix="records-query")
         self.keys = ApiKeys(ring, database.reader, self._transact, self._keys_changed)
         self.history = BundleHistory(writer.chain_id, database.reader, self._transact)
+        self.choices = EngineChoices(database.reader, self._transact)
         self._key_cache = KeyCache(self.keys, database.reader)
 
     @classmethod

@@ -28,7 +28,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.domain import InputStatistics
 
-SCHEMA_HEAD: Final = "0002"
+SCHEMA_HEAD: Final = "0004"
 
 TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
 INTEGER: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
@@ -156,6 +156,14 @@ api_keys = _projection(
     UniqueConstraint("id", name="uq_api_keys_id"),
 )
 
+# how urgent a key's requests are where they do not say; no row: routine. Made with the key, by the same event
+api_key_lanes = _projection(
+    "api_key_lanes",
+    _text("id"),
+    _text("lane"),
+    UniqueConstraint("id", name="uq_api_key_lanes_id"),
+)
+
 api_key_revocations = _projection(
     "api_key_revocations",
     _text("id"),
@@ -174,4 +182,16 @@ bundle_history = _projection(
     _text("process", nullable=True),
     _text("reason", nullable=True),
     UniqueConstraint("position", name="uq_bundle_history_position"),
+)
+
+engine_choices = _projection(
+    "engine_choices",
+    _integer("position"),
+    _text("bundle_digest"),
+    _text("machine"),
+    _text("variant"),
+    _integer("batch"),
+    _json("measured"),
+    _text("who"),
+    UniqueConstraint("position", name="uq_engine_choices_position"),
 )

@@ -68,7 +68,7 @@ class Report:
     source: whose film it is; None where the film was no DICOM. judged_at: time zone aware; of the first answer where a request is
     repeated, so that a repeated request gives the same bytes. purpose, limits, population: the bundle's intended use, in its words.
     restriction: why the bundle is not for patients, None without such a restriction. point: the operating point the decision was made
-    at. film_*: pixels, and the SHA-256 of the bytes as received.
+    at. film_*: pixels, and the SHA-256 of the bytes as received. views: those whose mean was decided on, none for the plain film alone.
     """
 
     source: Source | None
@@ -90,6 +90,7 @@ class Report:
     heat_map: HeatMapDrawn | None = None
     display: FilmDisplay | None = None
     restriction: str | None = None
+    views: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Report(...)"

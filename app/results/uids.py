@@ -1,7 +1,8 @@
 """Identifiers that follow from what an object is about, so that a retry never makes a second object.
 
 A film is known by its SOP Instance UID, not by its bytes: a PACS may send it again in another transfer syntax. Together with the
-bundle's digest, the operating point and the kind of object (and, where a heat map is shown, its target and method) it names the object.
+bundle's digest, the operating point and the kind of object (and, where a heat map is shown, its target and method; where several views
+were decided on, their names; where not the reference computed, the engine and its precision, which give other scores) it names the object.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import uuid
 from typing import Final
 
+from app.bundle.manifest import REFERENCE_VARIANT
 from app.results.report import SHOWS_PICTURE, Report, ResultKind
 
 _SPACE: Final = (
@@ -35,7 +37,10 @@ def object_facts(report: Report, kind: ResultKind) -> tuple[str, ...]:
     film = report.source.sop_instance_uid if report.source else report.film_sha256
     heat = report.heat_map if kind in SHOWS_PICTURE else None
     drawn = (heat.target, heat.method) if heat else ()
-    return (kind, film, report.bundle_digest, report.point.name, *drawn)
+    views = ("views", *report.views) if report.views else ()
+    variant = f"{report.engine.name}-{report.engine.precision}"
+    engine = () if variant == REFERENCE_VARIANT else ("engine", variant)
+    return (kind, film, report.bundle_digest, report.point.name, *drawn, *views, *engine)
 
 
 def object_uid(report: Report, kind: ResultKind) -> str:

@@ -19,7 +19,7 @@ from app.api.boundary import Boundary
 from app.api.call import SCOPE_KEY
 from app.api.policy import POLICIES, Table
 from app.api.rate import RateLimit
-from app.domain import Principal, Role
+from app.domain import Lane, Principal, Role
 from app.errors import BundleError, RefusedError, UnavailableError
 from app.metrics import Metrics
 from app.records import AuditEvent, EventId
@@ -67,10 +67,24 @@ class Inside:
 
 
 @dataclass
+class Full:
+    """Just enough of the service: whether there is a place. full: lanes without one; asked: by whom and how urgently."""
+
+    full: set[Lane] = field(default_factory=set)
+    asked: list[tuple[int, Lane, str, float | None]] = field(default_factory=list)
+
+    def check(self, n: int, *, lane: Lane, owner: str, begin_within_s: float | None) -> None:
+        self.asked.append((n, lane, owner, begin_within_s))
+        if lane in self.full:
+            raise UnavailableError("overloaded", retry_after_s=7)
+
+
+@dataclass
 class Door:
     app: ASGIApp
     keys: Keys
     inside: Inside
+    service: Full
     registry: CollectorRegistry
 
     def ask(
@@ -89,16 +103,17 @@ class Door:
 
 def make_door(act: BaseException | str = "answer", **settings: Any) -> Door:
     made = Settings(**settings)
-    inside, keys, registry = Inside(act), Keys(), CollectorRegistry()
+    inside, keys, service, registry = Inside(act), Keys(), Full(), CollectorRegistry()
     app = Boundary(
         inside,
         table=Table(POLICIES),
         rules=rules(made),
+        service=service,  # type: ignore[arg-type]  # as much of it as the door asks for
         records=keys,
         rate=RateLimit(made.rate_limit_per_minute),
         metrics=Metrics(registry),
     )
-    return Door(app, keys, inside, registry)
+    return Door(app, keys, inside, service, registry)
 
 
 def code(told: Told) -> tuple[int, str]:
@@ -224,6 +239,65 @@ def test_a_known_key_that_must_come_back_keeps_its_connection() -> None:
         make_door(RefusedError("blank_image")).ask("POST", "/predict", {**ADMIN, **upload}).headers["connection"]
         == "close"
     )
+
+
+def test_overload_ends_at_the_door() -> None:
+    """Before the framework, before a byte of the body; the lane decides who is turned away."""
+    door = make_door()
+    door.service.full = {"routine", "bulk"}
+    upload = {**ADMIN, **JPEG, "Content-Length": "3"}
+    told = door.ask("POST", "/predict", upload, chunk_messages([b"abc"]))
+    assert code(told) == (503, "overloaded")
+    assert (told.headers["retry-after"], told.reads, door.inside.reached) == ("7", 0, 0)
+    assert door.ask("POST", "/predict", {**upload, "X-Priority": "stat", "X-Deadline-Ms": "250"}).status == 200
+    assert door.ask("POST", "/predict", {**upload, "X-Priority": "bulk"}).status == 503
+    assert door.service.asked == [
+        (1, "routine", "admin-id", None),
+        (1, "stat", "admin-id", 0.25),
+        (1, "bulk", "admin-id", None),
+    ]
+    assert door.ask(headers=ADMIN).status == 200  # a route without a film is not asked for a place
+    assert door.keys.counted == [("overloaded", "admin-id")] * 2
+
+
+def test_the_key_s_lane_holds_where_the_request_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KEYS, "key-of-night", Principal("night-id", "n", Role.SERVICE, "bulk"))
+    door = make_door()
+    door.ask("POST", "/predict", {"X-API-Key": "key-of-night", **JPEG})
+    door.ask("POST", "/predict", {"X-API-Key": "key-of-night", **JPEG, "X-Priority": "routine"})
+    assert [lane for _, lane, _, _ in door.service.asked] == ["bulk", "routine"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Priority": "STAT"},
+        {"X-Priority": "urgent"},
+        {"X-Priority": ""},
+        {"X-Deadline-Ms": "0"},
+        {"X-Deadline-Ms": "-5"},
+        {"X-Deadline-Ms": "1.5"},
+        {"X-Deadline-Ms": "1e3"},
+        {"X-Deadline-Ms": "600001"},
+        {"X-Deadline-Ms": "9" * 40},
+        {"X-Deadline-Ms": ""},
+    ],
+)
+def test_an_urgency_that_is_none_is_refused(headers: dict[str, str]) -> None:
+    door = make_door()
+    told = door.ask("POST", "/predict", {**ADMIN, **JPEG, **headers})
+    assert code(told) == (400, "malformed_request")
+    assert next(iter(headers)) in told.json()["detail"]
+    assert door.inside.reached == 0
+
+
+@pytest.mark.parametrize("name", [b"x-priority", b"x-deadline-ms"])
+def test_an_urgency_given_twice_is_refused(name: bytes) -> None:
+    door = make_door()
+    scope = scope_of("POST", "/predict", ADMIN)
+    value = b"stat" if name == b"x-priority" else b"5"
+    scope["headers"] += [(name, value), (name, value)]
+    assert code(asyncio.run(tell(door.app, scope)))[1] == "malformed_request"
 
 
 def test_a_route_without_a_body_takes_none() -> None:
@@ -410,4 +484,4 @@ def test_bad_keys_leave_nothing_in_memory() -> None:
     for i in range(200):
         door.ask(headers={"X-API-Key": f"bad-{i}"})
     rate = door.app._rate  # type: ignore[attr-defined]  # looked at on purpose
-    assert len(rate._limiter.storage.storage) == 0
+    assert len(rate._minutes) == 0

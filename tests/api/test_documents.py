@@ -133,4 +133,6 @@ def test_query_parameters(document: dict[str, Any]) -> None:
 def test_a_key_for_retries_wherever_there_is_a_body(document: dict[str, Any]) -> None:
     for route in DOCUMENTED:
         headers = {p["name"] for p in operation(document, route).get("parameters", []) if p["in"] == "header"}
-        assert headers == ({"Idempotency-Key"} if POLICIES[route].body is not Body.NONE else set())
+        assert headers == (
+            {"Idempotency-Key", "X-Priority", "X-Deadline-Ms"} if POLICIES[route].body is not Body.NONE else set()
+        )

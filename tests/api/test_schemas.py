@@ -83,7 +83,7 @@ def test_the_answer_has_the_shape_of_the_contract() -> None:
     shown = json.loads(prediction_response(answer()).model_dump_json())
     assert list(shown) == [
         "api_version", "request_id", "bundle", "engine", "image", "task", "prediction", "prediction_set", "confidence",
-        "classes", "operating_point", "review", "warnings", "calibration", "timing_ms", "disclaimer", "geometry", "explanations",
+        "classes", "operating_point", "review", "warnings", "calibration", "timing_ms", "disclaimer", "geometry", "tta", "explanations",
     ]  # fmt: skip
     assert shown["bundle"] == {"name": "tiny", "version": "1.0.0", "digest": "cd" * 32, "restriction": None}
     assert shown["engine"] == {"name": "onnxruntime", "version": "1", "precision": "fp32"}

@@ -37,6 +37,7 @@ def test_the_upgrade_changes_nothing_but_the_version_and_adds_what_is_absent() -
     assert (new.pop("gate"), new.pop("promotion"), new.pop("research_only")) == (None, None, False)
     assert [part.pop("conformal") for part in new["operating_points"]] == [None, None]
     assert [part.pop("baseline") for part in new["metrics"]] == [None]
+    assert (new.pop("variants"), new["input"].pop("reduced_decode")) == ([], False)
     assert (old.pop("schema_version"), new.pop("schema_version")) == (1, SCHEMA_VERSION)
     assert new == old
 

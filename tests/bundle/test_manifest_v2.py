@@ -39,6 +39,8 @@ def test_the_upgrade_changes_nothing_but_the_version_and_adds_what_is_absent() -
     assert (new.pop("promotion"), new.pop("research_only")) == (None, False)
     assert [part.pop("conformal") for part in new["operating_points"]] == [None, None]
     assert [part.pop("baseline") for part in new["metrics"]] == [None]
+    assert new.pop("variants") == []
+    assert [part["input"].pop("reduced_decode") for part in (new, new["gate"]["picture"])] == [False, False]
     assert (old.pop("schema_version"), new.pop("schema_version")) == (2, SCHEMA_VERSION)
     assert new == old
 
@@ -59,6 +61,8 @@ def conformal(raw: dict[str, Any]) -> None:
             lambda raw: raw.update(calibration={"method": "vector_temperature", "temperatures": [1.0]}),
             "invalid_manifest",
         ),
+        (lambda raw: raw.update(variants=[]), "invalid_manifest"),
+        (lambda raw: raw["input"].update(reduced_decode=False), "invalid_manifest"),
         (lambda raw: raw.pop("gate"), "invalid_manifest"),
         (lambda raw: raw["network"].update(logits=2), "class_count_mismatch"),
         (lambda raw: raw["input"].update(size="64"), "invalid_manifest"),

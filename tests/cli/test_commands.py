@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pydicom.uid import RLELossless
 
 from app.imaging.phantom import encode_jpeg, phantom
+from tests.support.commands import cxr
 from tests.support.dicom_films import CANARY, PATIENT, as_bytes, dicom_film, file_dataset
 from tests.support.promotions import FAILED, LABEL
 from tests.support.tiny_bundle import make_tiny_bundle
@@ -23,14 +22,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundles")
     (root / "latest").write_text(f"{make_tiny_bundle(root)}\n")
     return root
-
-
-def cxr(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("CXR_")}
-    env = clean | {f"CXR_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -133,6 +124,7 @@ def test_a_bundle_whose_promotion_gate_failed_is_labelled_and_asks_to_be_accepte
     verified = cxr("bundles", "verify", "tiny/2.0.0", **where)
     assert verified.returncode == 0
     assert verified.stdout.splitlines()[1:] == [
+        "onnxruntime-fp32: golden answers given",
         f"not for patients: {LABEL}",
         "failed: source shortcut: wanted at most 0.60, measured 0.97",
         "failed: calibration: wanted at most 0.05, measured 0.08",

@@ -10,6 +10,7 @@ from benchmarks.server import Server, serving
 from tests.support.hostile import hostile_images
 from tests.support.tracing import needs_strace, traced
 
+KEPT_MIB = 96  # what the allocator keeps of the largest films, by thread
 MIB = 2**20
 
 
@@ -28,13 +29,14 @@ def test_every_hostile_image_is_refused_with_its_code_in_bounded_memory(bundles_
         assert seen == {**wanted, "empty": (400, "missing_file")}  # over HTTP, nothing is no file
         assert server.process.poll() is None
         peak = server.peak_rss_bytes()
-        time.sleep(1)
-        after = server.rss_bytes()
+        until = time.monotonic() + 10  # the machine may be busy
+        while (after := server.rss_bytes()) > idle + KEPT_MIB * MIB and time.monotonic() < until:
+            time.sleep(0.2)
         print(
             f"hostile corpus: {len(corpus)} images, idle {idle / MIB:.0f}, peak {peak / MIB:.0f}, after {after / MIB:.0f} MiB"
         )
         assert peak <= idle + 300 * MIB
-        assert after <= idle + 64 * MIB
+        assert after <= idle + KEPT_MIB * MIB
         assert server.request("POST", "/predict", key=key, body=film, Content_Type="image/jpeg").status == 200
         assert server.cxr("audit", "verify").returncode == 0
 
@@ -78,9 +80,8 @@ def test_nine_megabytes_with_a_bad_key_cost_64_kilobytes_and_no_file(server: Ser
     read = _read_by(trace, f":{server.port}->")
     print(f"9 MB with a bad key: {read} bytes read from the socket")
     assert 0 < read <= 65_536
-    created = [
-        line for line in trace.read_text(errors="replace").splitlines() if "O_CREAT" in line and "= -1" not in line
-    ]
+    calls = [line.split(maxsplit=1)[-1] for line in trace.read_text(errors="replace").splitlines()]
+    created = [call for call in calls if call.startswith("open") and "O_CREAT" in call and "= -1" not in call]
     assert created == []
 
 

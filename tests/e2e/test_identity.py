@@ -127,7 +127,9 @@ def test_nobody_is_named_anywhere_but_in_the_objects(
     monkeypatch.setenv("TMPDIR", str(temporary))
     settings: dict[str, Any] = {"bundles_dir": gated_dir, "log_level": "debug", "rate_limit_per_minute": 1_000_000}
     places = [state, temporary, *([data] if data else [])]
-    with serving(state, **settings, **({"database_url": url} if url else {})) as server:
+    if url:
+        settings["database_url"] = url
+    with serving(state, **settings) as server:
         client = Client(server, server.key("service"), Said())
         begun = time.perf_counter()
         _films(client)

@@ -25,7 +25,7 @@ def test_large_decodes_pass_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     lock = threading.Lock()
     real = decode_jpeg_gray
 
-    def slow(*args: object) -> object:
+    def slow(*args: object, **options: object) -> object:
         nonlocal inside, most
         with lock:
             inside += 1
@@ -33,7 +33,7 @@ def test_large_decodes_pass_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         time.sleep(0.02)
         with lock:
             inside -= 1
-        return real(*args)  # type: ignore[arg-type]  # passed through as received
+        return real(*args, **options)  # type: ignore[arg-type]  # passed through as received
 
     monkeypatch.setattr(decode_module, "decode_jpeg_gray", slow)
     data = encode_jpeg(phantom(1, height=200, width=200))

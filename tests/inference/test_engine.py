@@ -52,6 +52,34 @@ def test_many_threads_share_one_engine(engine: OnnxRuntimeEngine) -> None:
     np.testing.assert_array_equal(together, alone)
 
 
+def test_many_films_are_the_same_films_one_by_one(engine: OnnxRuntimeEngine) -> None:
+    films = np.stack([film(seed) for seed in range(9)])
+    outputs = engine.run_many(films)
+    assert len(outputs) == 9
+    for values, output in zip(films, outputs, strict=True):
+        alone = engine.run(values)
+        np.testing.assert_allclose(output.logits, alone.logits, atol=1e-5)
+        np.testing.assert_allclose(output.features, alone.features, atol=1e-5)
+
+
+def test_a_network_with_a_fixed_batch_takes_films_one_by_one() -> None:
+    model = network()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    fixed = OnnxRuntimeEngine(model.SerializeToString())
+    films = np.stack([film(seed) for seed in range(3)])
+    together = [output.logits for output in fixed.run_many(films)]
+    np.testing.assert_array_equal(together, [fixed.run(values).logits for values in films])
+
+
+def test_no_film_and_one_bad_film_are_faults(engine: OnnxRuntimeEngine) -> None:
+    with pytest.raises(InternalError):
+        engine.run_many(np.zeros((0, 1, SIZE, SIZE), np.float32))
+    films = np.stack([film(0), np.full((1, SIZE, SIZE), np.nan, np.float32)])
+    with pytest.raises(InternalError):
+        engine.run_many(films)
+
+
 def test_a_view_is_taken_as_its_values(engine: OnnxRuntimeEngine) -> None:
     turned = film(3)[:, ::-1, ::-1]
     np.testing.assert_array_equal(engine.run(turned).logits, engine.run(turned.copy()).logits)

@@ -19,7 +19,8 @@ from app.bundle.store import BundleStore
 from app.domain import Radiograph
 from app.errors import UnavailableError
 from app.inference.engine import OnnxRuntimeEngine
-from app.inference.scheduler import Admission, Scheduler, _Job, _State
+from app.inference.jobs import Admission, Job, State
+from app.inference.scheduler import Scheduler
 from app.preprocessing import prepare
 from tests.support.tiny_bundle import make_tiny_bundle, small_phantom
 
@@ -154,8 +155,8 @@ def _swap_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     really_next = Scheduler._next
     calls: list[object] = []
 
-    def swapping(self: Scheduler) -> _Job[object] | None:
-        found = really_next(self)
+    def swapping(self: Scheduler, *, aside: bool) -> Job[object] | None:
+        found = really_next(self, aside=aside)
         if found is not None:
             calls.append(found.call)
             if len(calls) % 20 == 0:
@@ -166,11 +167,12 @@ def _swap_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _leak_on_withdrawal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaking(self: Scheduler, job: _Job[object]) -> None:
-        with self._lock:
-            if job.state is _State.QUEUED:
-                self._queue.remove(job)
-                job.state = _State.OVER
+    def leaking(self: Scheduler, job: Job[object]) -> bool:
+        if job.state is not State.QUEUED:
+            return False
+        self._lanes[job.lane].remove(job)
+        job.state = State.OVER
+        return True
 
     monkeypatch.setattr(Scheduler, "_withdraw", leaking)
 
@@ -179,7 +181,7 @@ def _release_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     def releasing(self: Admission) -> None:
         with self._scheduler._lock:
             self.released = True
-            self._scheduler._free(self.n - self.jobs)
+            self._scheduler._free(self, self.n - self.jobs)
 
     monkeypatch.setattr(Admission, "release", releasing)
 

@@ -65,4 +65,5 @@ def test_only_the_switch_imports_the_runtime() -> None:
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 if any(name.split(".")[0] == "onnxruntime" for name in names):
                     direct.add(str(path.relative_to(PROJECT_ROOT)))
-    assert direct == {"app/inference/runtime.py"}
+    # the other servers of the benchmark run in an environment of their own, without this project
+    assert direct == {"app/inference/runtime.py", "benchmarks/competitors/networks.py"}

@@ -167,7 +167,7 @@ def test_no_more_jobs_than_places_at_one_time() -> None:
 
 def test_a_job_that_waits_too_long_is_given_up() -> None:
     async def main() -> None:
-        with scheduler(workers=1, queue_timeout_s=0.05) as s:
+        with scheduler(workers=1, queue_timeout_s=0.5) as s:
             gate, late = Gate("first"), Gate()
             with s.admit() as one, s.admit() as two:
                 first = asyncio.create_task(s.run(gate, one))
@@ -185,16 +185,16 @@ def test_a_job_that_waits_too_long_is_given_up() -> None:
 
 def test_the_deadline_holds_when_the_loop_is_too_busy_to_notice() -> None:
     async def main() -> None:
-        with scheduler(workers=1, queue_timeout_s=0.05) as s:
+        with scheduler(workers=1, queue_timeout_s=0.5) as s:
             gate, late = Gate(), Gate()
             with s.admit() as one, s.admit() as two:
                 first = asyncio.create_task(s.run(gate, one))
                 await until(gate.begun.is_set)
                 second = asyncio.create_task(s.run(late, two))
                 await until(lambda: s.queued == 1)
-                time.sleep(0.1)  # noqa: ASYNC251 (the loop is blocked on purpose)
+                time.sleep(0.6)  # noqa: ASYNC251 (the loop is blocked on purpose)
                 gate.open.set()
-                time.sleep(0.1)  # noqa: ASYNC251
+                time.sleep(0.3)  # noqa: ASYNC251
                 with pytest.raises(UnavailableError):
                     await second
                 await first
@@ -328,7 +328,7 @@ def test_context_follows_a_job() -> None:
 def test_retry_after_grows_with_service_time_and_queue() -> None:
     async def main() -> None:
         with scheduler(workers=1, queue_max=4) as s:
-            s._service_s = 3.0
+            s._pace.took("routine", 3.0)
             gate = Gate()
             with s.admit(5) as admission:
                 jobs = [asyncio.create_task(s.run(gate, admission)) for _ in range(4)]
@@ -338,7 +338,7 @@ def test_retry_after_grows_with_service_time_and_queue() -> None:
                 assert refused.value.retry_after_s == pytest.approx(12.0)
                 gate.open.set()
                 await asyncio.gather(*jobs)
-            assert s._service_s < 3.0
+            assert s._pace.service_s("routine") < 3.0
 
     run(main())
 

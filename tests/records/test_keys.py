@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from app.domain import Principal, Role
+from app.domain import LANES, Lane, Principal, Role
 from app.errors import RecordsError
 from app.records import Records, new_key_text
 from app.records.keycache import REFRESH_S
@@ -103,6 +103,45 @@ def test_the_first_admin_key_is_made_once(settings: Settings, open_records: Open
     assert replicas[0].healthy
 
 
+def test_a_key_has_a_lane(settings: Settings, open_records: OpenRecords) -> None:
+    """Made with the key, by one audited event; the default leaves no row, so that a key is stored as it always was."""
+    records = open_records(settings)
+    lanes: dict[Lane, str] = {lane: records.keys.create(Role.SERVICE, lane, lane=lane) for lane in LANES}
+    for lane, text in lanes.items():
+        assert records.authenticate(text) == Principal(_id(text), lane, Role.SERVICE, lane)
+    assert [info.lane for info in records.keys.list()] == list(LANES)
+    with sa.create_engine(settings.database, poolclass=sa.NullPool).connect() as connection:
+        rows = connection.execute(sa.text("SELECT id, lane FROM api_key_lanes")).all()
+    assert sorted(tuple(row) for row in rows) == sorted((_id(lanes[lane]), lane) for lane in ("stat", "bulk"))
+    assert records.verify().problems == []
+
+
+def test_a_lane_that_was_changed_in_the_table_is_found(sqlite_settings: Settings, open_records: OpenRecords) -> None:
+    records = open_records(sqlite_settings)
+    text = records.keys.create(Role.SERVICE, "a", lane="bulk")
+    with sa.create_engine(sqlite_settings.database, poolclass=sa.NullPool).begin() as connection:
+        connection.exec_driver_sql("UPDATE api_key_lanes SET lane = 'express'")
+    other = open_records(sqlite_settings, role="cli")
+    principal = other.authenticate(text)
+    assert principal is not None
+    assert principal.lane == "routine"  # no version of ours wrote that word
+    assert other.verify().problems != []
+
+
+def test_an_import_takes_lanes(sqlite_settings: Settings, open_records: OpenRecords, tmp_path: Path) -> None:
+    records = open_records(sqlite_settings)
+    key, other = new_key_text(), new_key_text()
+    file = tmp_path / "keys"
+    file.write_text(f"service ward {key} stat\nservice night {other} routine\n")
+    assert records.keys.import_file(file) == 2
+    assert records.keys.import_file(file) == 0
+    assert records.authenticate(str(key)) == Principal(key.id, "ward", Role.SERVICE, "stat")
+    file.write_text(f"service ward {key} bulk\n")
+    with pytest.raises(RecordsError) as caught:
+        records.keys.import_file(file)
+    assert caught.value.code == "key_conflict"
+
+
 def test_keys_are_imported_once_and_again(sqlite_settings: Settings, open_records: OpenRecords, tmp_path: Path) -> None:
     records = open_records(sqlite_settings)
     keys = {role: new_key_text() for role in (Role.MONITOR, Role.SERVICE)}
@@ -123,6 +162,7 @@ def test_keys_are_imported_once_and_again(sqlite_settings: Settings, open_record
         ("emperor prometheus {key}", "import_malformed"),
         ("monitor {key}", "import_malformed"),
         ("monitor prometheus {key} more", "import_malformed"),
+        ("monitor prometheus {key} stat more", "import_malformed"),
     ],
 )
 def test_a_bad_import_takes_nothing(

@@ -65,7 +65,8 @@ def test_sections_are_the_members_named_like_tables() -> None:
     found = dict(sections({"request_id": "x", "api_keys": {"id": "k"}, "bundle_history": {}}))
     assert found == {api_keys: {"id": "k"}, bundle_history: {}}
     assert set(PROJECTED) == {
-        "predictions", "film_sources", "idempotency_keys", "api_keys", "api_key_revocations", "bundle_history",
+        "predictions", "film_sources", "idempotency_keys", "api_keys", "api_key_lanes", "api_key_revocations",
+        "bundle_history", "engine_choices",
     }  # fmt: skip
 
 

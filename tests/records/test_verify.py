@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.domain import Role
-from app.records import AuditEvent, KeyRing, KeyUse, Records, VerifyReport, verify
+from app.records import AuditEvent, EngineChoice, KeyRing, KeyUse, Records, VerifyReport, verify
 from app.records.anchors import Anchors
 from app.records.chain import GENESIS, Event, canonical, sha256_hex
 from app.records.projection import PROJECTED
@@ -48,11 +48,14 @@ def fill(settings: Settings) -> None:
                     once, use, "f" * 64, JUDGED_AT, prediction=prediction(8, key_id="abcdefgh"), source=SOURCE
                 )
             )
-        records.keys.create(Role.SERVICE, "PACS")
+        records.keys.create(Role.SERVICE, "PACS", lane="stat")
         records.keys.create(Role.ADMIN, "somebody")
         records.keys.revoke(next(k.id for k in records.keys.list() if k.revoked_at is None))
         request = records.history.request_activation(REF, DIGEST, "PACS")
         records.history.write_outcome("failed", REF, DIGEST, who="PACS", request=request, reason="changed_file")
+        records.choices.choose(
+            EngineChoice(DIGEST, "this machine", "onnxruntime-int8", 1, {"onnxruntime-int8": 8.5}, "PACS")
+        )
         records.record_now(AuditEvent("refused", "abcdefgh", {"code": "too_small"}))
         records.close()
 
@@ -145,7 +148,7 @@ def set_value(connection: sa.Connection, table: sa.Table, key: dict[str, Any], n
 
 def test_untouched_records_verify(settings: Settings) -> None:
     report = verify(settings)
-    assert (report.problems, report.events, report.chains, report.predictions) == ([], 26, 2, 10)
+    assert (report.problems, report.events, report.chains, report.predictions) == ([], 28, 2, 10)
     skipped = ["the database's own integrity check was skipped: the extension amcheck is not installed"]
     assert report.notes == ([] if settings.database_url is None else skipped)
 
@@ -407,7 +410,7 @@ def test_what_is_anchored_while_verifying_is_not_missed(
     monkeypatch.setattr(Anchors, "read", read)
     report = verify(sqlite_settings)
     records.close()
-    assert (report.problems, report.events) == ([], 28)
+    assert (report.problems, report.events) == ([], 30)
 
 
 def test_a_damaged_index_of_the_database(sqlite_settings: Settings) -> None:
@@ -516,7 +519,7 @@ def test_verify_changes_no_file_and_makes_no_database(sqlite_settings: Settings,
     before = {path.name: path.read_bytes() for path in image.iterdir() if path.is_file()}
     assert len(before["cxr.sqlite3-wal"]) > 0
     report = verify(Settings(state_dir=image))
-    assert (report.problems, report.events) == ([], 28)
+    assert (report.problems, report.events) == ([], 30)
     assert {name: (image / name).read_bytes() for name in before} == before
     (image / "cxr.sqlite3").unlink()
     assert not verify(Settings(state_dir=image)).ok

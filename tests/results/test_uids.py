@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_uids_do_not_change_between_versions_of_the_code() -> None:
         {"film_sha256": "0" * 64},  # the same film in another transfer syntax
         {"notices": ()},
         {"decision": samples.decision(label="normal")},
+        {"engine": replace(samples.report().engine, version="1.99.0", threads=8)},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -53,10 +55,13 @@ def test_a_retry_has_the_same_uid(changed: dict[str, Any]) -> None:
         {"source": samples.source(2)},
         {"bundle_digest": "0" * 64},
         {"point": samples.operating_point().model_copy(update={"name": "rule-in"})},
+        {"views": ("identity", "rotation +5")},
+        {"engine": replace(samples.report().engine, precision="int8")},
+        {"engine": replace(samples.report().engine, name="openvino")},
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_film_bundle_or_operating_point_has_another_uid(changed: dict[str, Any]) -> None:
+def test_another_film_bundle_operating_point_set_of_views_or_engine_has_another_uid(changed: dict[str, Any]) -> None:
     assert uids.object_uid(samples.report(), "sr") != uids.object_uid(samples.report(**changed), "sr")
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sqlite3
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from fastapi import FastAPI
 
 from app.domain import Role
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
+from app.inference.scheduler import Scheduler
 from tests.support.asgi import Told, chunk_messages, scope_of, tell
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -66,10 +72,42 @@ def test_explain_adds_the_map(client: httpx.Client, film: bytes) -> None:
     assert shown["contours"] is None
 
 
+VIEWS = ["identity", "rotation +5", "rotation -5", "brightness +0.15 stops", "brightness -0.15 stops"]
+
+
+def test_the_mean_over_views_says_so_and_is_audited(client: httpx.Client, state: Path, film: bytes) -> None:
+    plain = client.post("/predict", content=film, headers=JPEG).json()
+    sent = {**JPEG, "X-Request-ID": "mean-over-views"}
+    shown = client.post("/predict?tta=true&explain=true", content=film, headers=sent).json()
+    assert plain["tta"] is None
+    assert shown["tta"] == {"views": VIEWS}
+    assert "mean_of_views" in [w["code"] for w in shown["warnings"]]
+    assert "mean_of_views" not in [w["code"] for w in plain["warnings"]]
+    assert shown["classes"] != plain["classes"]
+    assert len(shown["explanations"]) == 1
+    ((kind, payload),) = events(state, "mean-over-views")
+    assert (kind, payload["views"]) == ("predict", VIEWS)
+    with sqlite3.connect(f"file:{state / 'cxr.sqlite3'}?mode=ro", uri=True) as database:
+        (warnings,) = database.execute(
+            "SELECT warnings FROM predictions WHERE request_id = 'mean-over-views'"
+        ).fetchone()
+    assert "mean_of_views" in warnings
+
+
+def test_a_batch_over_views(client: httpx.Client, shipped: FastAPI) -> None:
+    films = [encode_jpeg(phantom(seed)) for seed in range(3)]
+    reply = client.post("/batch_predict?tta=true", files=[("files", data) for data in films])
+    alone = [client.post("/predict?tta=true", content=data, headers=JPEG).json()["classes"] for data in films]
+    assert [r["result"]["classes"] for r in reply.json()["results"]] == alone
+    assert all(r["result"]["tta"] == {"views": VIEWS} for r in reply.json()["results"])
+    assert idle(shipped)
+
+
 @pytest.mark.parametrize(
     ("path", "request_of", "wanted"),
     [
-        ("/predict?tta=true", {"content": b"x", "headers": JPEG}, (400, "invalid_parameter")),
+        ("/predict?tta=perhaps", {"content": b"x", "headers": JPEG}, (400, "invalid_parameter")),
+        ("/predict?tta=true", {"content": b"GIF89a", "headers": JPEG}, (415, "unsupported_format")),
         ("/predict?explain=perhaps", {"content": b"x", "headers": JPEG}, (400, "invalid_parameter")),
         ("/predict?operating_piont=x", {"content": b"x", "headers": JPEG}, (400, "malformed_request")),
         ("/predict?explain=true&explain=false", {"content": b"x", "headers": JPEG}, (400, "malformed_request")),
@@ -158,9 +196,17 @@ def test_a_monitor_judges_nothing(address: str, key: Callable[[Role], str], role
     assert reply.headers["connection"] == "close"
 
 
-def ask(app: FastAPI, key: str, body: list[bytes], *, gone: bool = False, path: str = "/predict") -> Told:
+def ask(
+    app: FastAPI,
+    key: str,
+    body: list[bytes],
+    *,
+    gone: bool = False,
+    path: str = "/predict",
+    urgency: dict[str, str] | None = None,
+) -> Told:
     size = str(sum(map(len, body)) + (1 if gone else 0))
-    headers = {"X-API-Key": key, "Content-Type": "image/jpeg", "Content-Length": size}
+    headers = {"X-API-Key": key, "Content-Type": "image/jpeg", "Content-Length": size, **(urgency or {})}
     return asyncio.run(tell(app, scope_of("POST", path, headers), chunk_messages(body, gone=gone)))
 
 
@@ -168,8 +214,11 @@ def test_a_full_queue_is_known_before_the_body_is_read(
     address: str, shipped: FastAPI, key: Callable[[Role], str], film: bytes
 ) -> None:
     scheduler = shipped.state.service._scheduler
-    with scheduler.admit(scheduler.places):
+    with scheduler.admit(scheduler.places_of("routine")):
         told = ask(shipped, key(Role.SERVICE), [film])
+        urgent = ask(shipped, key(Role.SERVICE), [film], urgency={"X-Priority": "stat"})
+        patient = ask(shipped, key(Role.SERVICE), [film], urgency={"X-Priority": "bulk"})
+    assert (urgent.status, patient.status) == (200, 503)
     assert (told.status, told.json()["code"]) == (503, "overloaded")
     assert (told.reads, told.read_bytes) == (0, 0)
     assert int(told.headers["retry-after"]) >= 1
@@ -183,3 +232,78 @@ def test_a_client_that_leaves_gives_its_place_back(
     assert told.status == 0
     assert idle(shipped)
     assert any(payload.get("code") == "client_gone" for _, payload in events(state, "client_gone"))
+
+
+@contextmanager
+def busy_workers(app: FastAPI) -> Iterator[Scheduler]:
+    """Every worker is held until the end."""
+    scheduler: Scheduler = app.state.service._scheduler
+    free, begun = threading.Event(), threading.Semaphore(0)
+
+    def hold() -> None:
+        begun.release()
+        assert free.wait(60)
+
+    async def occupy() -> None:
+        with scheduler.admit(scheduler.workers, lane="routine") as admission:
+            await asyncio.gather(*(scheduler.run(hold, admission) for _ in range(scheduler.workers)))
+
+    thread = threading.Thread(target=asyncio.run, args=(occupy(),))
+    thread.start()
+    try:
+        assert all(begun.acquire(timeout=30) for _ in range(scheduler.workers))
+        yield scheduler
+    finally:
+        free.set()
+        thread.join()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.005)
+
+
+def test_a_film_whose_client_left_is_never_judged(
+    address: str, shipped: FastAPI, key: Callable[[Role], str], film: bytes, state: Path
+) -> None:
+    """Over a real connection that is closed while the film waits for a worker."""
+    host, port = address.removeprefix("http://").split(":")
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: {key(Role.SERVICE)}\r\nX-Request-ID: left-while-waiting\r\n"
+        f"Content-Type: image/jpeg\r\nContent-Length: {len(film)}\r\n\r\n"
+    )
+    with busy_workers(shipped) as scheduler:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + film)
+            until(lambda: scheduler.queued == 1)
+        until(lambda: scheduler.queued == 0 and scheduler.admitted == scheduler.workers)
+    until(lambda: bool(events(state, "left-while-waiting")))
+    ((kind, payload),) = events(state, "left-while-waiting")
+    assert (kind, payload["code"], payload["bytes"]) == ("refused", "client_gone", len(film))
+    until(lambda: idle(shipped))
+
+
+def test_a_film_that_cannot_begin_in_time_is_given_up(
+    address: str, shipped: FastAPI, key: Callable[[Role], str], film: bytes
+) -> None:
+    headers = {**JPEG, "X-API-Key": key(Role.SERVICE), "X-Deadline-Ms": "200"}
+    with busy_workers(shipped):
+        reply = httpx.post(f"{address}/predict", content=film, headers=headers, timeout=30)
+    assert problem(reply) == (503, "overloaded")
+    assert int(reply.headers["retry-after"]) >= 1
+    until(lambda: idle(shipped))
+
+
+def test_a_batch_of_the_bulk_lane_fits_into_its_share(
+    client: httpx.Client, shipped: FastAPI, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small that is: its films are then judged one after the other."""
+    scheduler = shipped.state.service._scheduler
+    with monkeypatch.context() as context:
+        context.setattr(scheduler, "_partition", replace(scheduler._partition, bulk=1))
+        context.setattr(scheduler._places, "_partition", scheduler._partition)
+        reply = client.post("/batch_predict", files=[("files", film)] * 4, headers={"X-Priority": "bulk"})
+    assert reply.status_code == 200
+    assert [r["problem"] for r in reply.json()["results"]] == [None] * 4
