@@ -22,7 +22,7 @@ from training.data.spec import DataPart
 from training.fitting.spec import Augmentation, RadiographAugmentation, TrainingPart
 from training.judging.spec import DecisionPart, EvaluationPart
 from training.networks.spec import NetworkPart, PretrainingPart
-from training.spec import Part
+from training.spec import Part, input_content
 from training.tracking.spec import SearchPart
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -84,6 +84,7 @@ class Recipe(Part):
     def digest(self) -> str:
         """SHA-256 of everything that shapes the run: title, design, search and classical do not."""
         content = self.model_dump(mode="json", exclude={"title", "design", "search", "classical"})
+        content["input"] = input_content(self.input)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -215,6 +215,14 @@ def write_data(root: Path, *, patients: int = 40) -> Path:
     return root
 
 
+def write_held_out(root: Path) -> None:
+    """hannover_covid19: 6 films, all pneumonia, one patient each; cohen_covid_chestxray: 6, two of them normal."""
+    labels = {"hannover_covid19": ["pneumonia"] * 6, "cohen_covid_chestxray": ["pneumonia"] * 4 + ["normal"] * 2}
+    for i, (folder, each) in enumerate(labels.items()):
+        shots = [_Shot(f"{folder}/{n}.jpg", f"{folder}:{n}", label) for n, label in enumerate(each)]
+        _write_folder(root, folder, shots, first_seed=8000 + 1000 * i)
+
+
 def draw(seed: int, label: str) -> NDArray[np.uint8]:
     """uint8 [96, W]: wider with pneumonia; tuberculosis has a dense patch at an apex."""
     pixels = phantom(seed, height=96, width=112 if label == "pneumonia" else 88, opacity=label == "pneumonia")

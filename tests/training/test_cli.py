@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,55 +18,16 @@ import torch
 from app.bundle.store import BundleRef, BundleStore
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import self_test
-from tests.training.phantom_data import TINY, write_data, write_lenient_policy
+from tests.training.factory import Factory, write_factory
+from tests.training.phantom_data import TINY, write_lenient_policy
 from training.cli.main import main
 from training.judging import ledger
-from training.places import CHECKOUT, Places
+from training.places import CHECKOUT
 from training.publishing import policy
 from training.recipe import load_recipe
-from training.runs import Run, find_run
+from training.runs import Run
 
 SHIPPED_POLICIES = policy.POLICIES
-
-
-@dataclass(frozen=True)
-class Factory:
-    """A phantom data folder and everything that the command line writes."""
-
-    root: Path
-
-    @property
-    def recipe(self) -> Path:
-        return self.root / "tiny.toml"
-
-    @property
-    def arguments(self) -> list[str]:
-        places = ["data", "cache", "runs", "bundles"]
-        return [
-            *(part for name in places for part in (f"--{name}", str(self.root / name))),
-            *("--ledger", str(self.root / "ledger.csv"), "--threads", "1"),
-        ]
-
-    @property
-    def run(self) -> Run:
-        return find_run("tiny", Places(runs=self.root / "runs"))
-
-    def __call__(self, *arguments: str) -> None:
-        """One command; SystemExit(0) is a good end."""
-        threads = torch.get_num_threads()
-        try:
-            main([*self.arguments, *arguments])
-        except SystemExit as end:
-            if end.code != 0:
-                raise
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _factory(root: Path, *, text: str = TINY) -> Factory:
-    write_data(root / "data")
-    (root / "tiny.toml").write_text(text)
-    return Factory(root)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Factory]:
 
     The fit hashes the test films to find copies of training films. The steps that choose could not open them at all.
     """
-    factory = _factory(tmp_path_factory.mktemp("factory"))
+    factory = write_factory(tmp_path_factory.mktemp("factory"))
     hidden = factory.root / "hidden"
     folder = write_lenient_policy(factory.root / "policies")
     with pytest.MonkeyPatch.context() as patch:
@@ -298,7 +258,7 @@ def test_only_a_fit_is_shared_by_processes(
 @pytest.mark.slow
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     text = TINY.replace("{ epochs = 1, size = 64 }", "{ epochs = 5, size = 64 }")
-    factory = _factory(tmp_path, text=text)
+    factory = write_factory(tmp_path, text=text)
     command = [sys.executable, "-m", "training", *factory.arguments, "fit", str(factory.recipe)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
@@ -350,6 +310,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         "report",
         "run",
         "gate",
+        "variants",
         "leaderboard",
         "reduced-copies",
         "readme-figures",

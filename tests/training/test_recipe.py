@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import ConfigurationError
 from tests.training.phantom_data import TINY
-from training.recipe import Recipe, load_recipe
+from training.recipe import RECIPES, Recipe, load_recipe
 
 
 def _load(tmp_path: Path, text: str) -> Recipe:
@@ -116,3 +116,12 @@ def test_what_does_not_shape_the_weights_is_not_in_the_digest(tmp_path: Path) ->
     search = {"space": {"training.learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-2}}}
     assert recipe.changed({"title": "another", "search": search}).digest == recipe.digest
     assert recipe.changed({"data.split_seed": 3}).digest != recipe.digest
+
+
+def test_recipes_of_recorded_runs_keep_their_digests() -> None:
+    """What recipes learned since must not send a finished run back to its start, or its line in the ledger into nowhere."""
+    recorded = (RECIPES.parent / "reported.json").read_text(encoding="utf-8")
+    s2 = load_recipe("s2-paediatric-resnet18")
+    assert s2.run_name in recorded
+    assert load_recipe("s4-nih14-efficientnet-b0").run_name in recorded
+    assert s2.changed({"input.reduced_decode": True, "input.border_crop": None}).run_name not in recorded

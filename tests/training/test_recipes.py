@@ -14,7 +14,7 @@ from app.bundle.store import BundleStore
 from app.errors import BundleError
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import self_test
-from tests.training.phantom_data import NIH_FINDINGS, write_data
+from tests.training.phantom_data import NIH_FINDINGS, write_data, write_held_out
 from training.data.splits import recipe_splits
 from training.fitting.fit import fit
 from training.judging.evaluate import evaluate
@@ -31,6 +31,7 @@ DESIGNS = {"S0", "S1", "S2", "S3", "S4"}
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms in the folders of the real data; every NIH label stands on some of them."""
     root = write_data(tmp_path_factory.mktemp("recipes") / "data", patients=24)
+    write_held_out(root)
     path = root / "nih_chestxray14" / "labels14.csv"
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -59,6 +60,8 @@ def small(name: str) -> Recipe:
         "evaluation.explanations": 0,
         "policy": "demonstration",
     }
+    if name == "threeclass-resnet18":
+        values["training.learning_rate"] = 3e-3  # else one step tells too few phantoms apart for goldens
     return recipe.changed(values)
 
 
@@ -88,9 +91,9 @@ def test_a_recipe_runs_for_one_step_on_phantoms(name: str, data: Path, tmp_path:
         if recipe.network.architecture == "efficientnet_b0":
             # After one step its batch statistics are still those it began with, and it answers every film alike.
             with pytest.raises(BundleError, match="threshold"):
-                export(run, places, "1.0.0", accept_failed=run.path.name, console=console)
+                export(run, places, "1.0.0", accept_failed=run.path.name)
             return
-        done = export(run, places, "1.0.0", accept_failed=run.path.name, console=console)
+        done = export(run, places, "1.0.0", accept_failed=run.path.name)
     finally:
         torch.set_num_threads(threads)
     bundle = BundleStore(places.bundles).verify(done.ref)

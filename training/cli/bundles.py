@@ -1,4 +1,4 @@
-"""Commands over bundles: the intended-use gate, how far copies of a film lie apart, the figures of the README."""
+"""Commands over bundles: the intended-use gate, precision variants, how far copies of a film lie apart, the figures of the README."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from training.gate.measure import PICTURES, figure_lines
 from training.judging.reduced import LIMIT, compare_copies, model_of
 from training.places import CHECKOUT, Places
 from training.publishing.readme import write_readme_figures
+from training.publishing.variants import CALIBRATION, Plan, add_variants, variant_lines, with_bounds
 from training.recipe import load_recipe
 from training.runs import find_run
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="reduced-copies")(reduced_copies)
     app.command(name="readme-figures")(readme_figures)
     app.command()(gate)
+    app.command()(variants)
 
 
 def reduced_copies(
@@ -70,6 +72,41 @@ def gate(  # noqa: PLR0917  typer passes by name
     for line in figure_lines(done.figures):
         typer.echo(line)
     typer.echo(f"{done.ref}: verified, digest {done.digest}")
+
+
+def variants(  # noqa: PLR0917  typer passes by name
+    ctx: typer.Context,
+    bundle: Annotated[Path, typer.Argument(help="The bundle, name/version, or its folder.")],
+    version: Annotated[
+        str | None, typer.Option(help="Version of the bundle with the variants; default: the next minor one.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The bundle's recipe, where it is no longer in training/recipes/.")
+    ] = None,
+    calibration: Annotated[
+        int, typer.Option(min=1, help="Training films that the ranges of int8 are taken from.")
+    ] = CALIBRATION,
+    films: Annotated[
+        int | None, typer.Option(min=1, help="Films of each part, only to try it out: nothing is written.")
+    ] = None,
+    bound: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRECISION.NAME=VALUE", help="Another bound: int8.flips=0.01; names: logit, flips, auroc_loss."
+        ),
+    ] = None,
+) -> None:
+    """Quantise the network, measure other engines and precisions beside the reference, write the bundle's next version."""
+    parent = BundleRef.parse("/".join(bundle.parts[-2:]))
+    made = BundleStore(ctx.obj.bundles).read_manifest(parent).provenance.recipe
+    plan = Plan(version or _next_minor(parent), calibration, films, with_bounds(bound or ()))
+    done = add_variants(parent, load_recipe(recipe or made), ctx.obj, plan, console())
+    for line in variant_lines(done):
+        typer.echo(line)
+    if done.bundle is None:
+        typer.echo("a try-out: nothing is written")
+    else:
+        typer.echo(f"{done.bundle.ref}: verified, digest {done.bundle.digest}")
 
 
 def _next_minor(parent: BundleRef) -> str:

@@ -42,7 +42,7 @@ def search(  # noqa: PLR0917  typer passes by name
     whole: Whole = False,
     change: Change = None,
 ) -> None:
-    """An Optuna study over the recipe's [search] table. Interrupted? Run the same command: it goes on."""
+    """An Optuna study over the recipe's search table. Interrupted? Run the same command: it goes on."""
     chosen = chosen_recipe(recipe, None, whole, change)
     typer.echo(search_recipe(chosen, ctx.obj, console(), storage=storage, trials=trials))
 

@@ -13,10 +13,11 @@
 
 \b
     leaderboard which runs are best, and which differences are no more than chance
-    search      an Optuna study over the recipe's [search] table; resumable
+    search      an Optuna study over the recipe's search table; resumable
     classical   HOG with logistic regression, MLP, forest, boosting on the recipe's films
     record      keep a run's figures for the README
     gate        give a bundle the parts that refuse what it must not judge
+    variants    give a bundle int8 and other precisions, each with its measured loss
 
 Runs live in runs/<recipe>-<digest>/. Choose between runs by `leaderboard`,
 which knows the validation only; the test split is looked at once per

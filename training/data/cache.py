@@ -29,6 +29,7 @@ from app.imaging.decode import ImageLimits, decode
 from app.imaging.dicom.decoders import DecoderPool
 from app.preprocessing import resize_to_input
 from training.data.films import Film
+from training.spec import input_content
 
 LIMITS = ImageLimits(min_px=32, max_px=8192)  # wider than the service's: the smallest film here is 384 x 121 px
 _DECODE_S, _DECODE_BYTES = 60.0, 2_000_000_000  # for one frame; address space of the decoding child
@@ -87,8 +88,13 @@ def decoder_pool() -> DecoderPool:
     return DecoderPool(1, _DECODE_S, _DECODE_BYTES)
 
 
-def load_film(data: Path, film: Film, decoder: DecoderPool) -> tuple[Radiograph, int]:
-    """A film, decoded by the service's own code, and the length of its file in bytes. Raises ConfigurationError: `unreadable_film`."""
+def load_film(data: Path, film: Film, decoder: DecoderPool, network: InputSpec | None = None) -> tuple[Radiograph, int]:
+    """A film, decoded by the service's own code, and the length of its file in bytes.
+
+    network: what it is decoded for, as in the service; None: in full, for whoever looks at the film itself.
+
+    Raises ConfigurationError: `unreadable_film`.
+    """
     try:
         content = (data / film.path).read_bytes()
     except OSError as error:
@@ -96,7 +102,7 @@ def load_film(data: Path, film: Film, decoder: DecoderPool) -> tuple[Radiograph,
             "unreadable_film", f"{film.path} cannot be read from {data}: {error.strerror}"
         ) from error
     try:
-        return decode(content, LIMITS, decoder), len(content)
+        return decode(content, LIMITS, decoder, network), len(content)
     except CxrError as error:
         raise ConfigurationError("unreadable_film", f"{film.path}: {error}") from error
 
@@ -120,7 +126,7 @@ def _changed(data: Path, films: Sequence[Film], notes: Path) -> bool:
 
 
 def _key(films: Sequence[Film], spec: InputSpec, copies: int, seed: int) -> str:
-    content = [_FORMAT, spec.model_dump(mode="json"), [f.path for f in films], copies, seed if copies > 1 else 0]
+    content = [_FORMAT, input_content(spec), [f.path for f in films], copies, seed if copies > 1 else 0]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -135,7 +141,7 @@ def _build(
     facts = []
     with closing(decoder_pool()) as decoder:
         for i, film in enumerate(track(films, description="decoding films", transient=True)):
-            radiograph, size = load_film(data, film, decoder)
+            radiograph, size = load_film(data, film, decoder, spec)
             resized, _, statistics = resize_to_input(radiograph, spec)
             others = _recompressed(radiograph, spec, copies - 1, np.random.default_rng([seed, i]))
             images[i] = np.stack([resized, *others])

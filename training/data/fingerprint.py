@@ -25,21 +25,33 @@ def data_sources(pixels: Pixels, sources: Sequence[Source] = (), role: str = "tr
     Raises:
         ConfigurationError: `unknown_source`.
     """
-    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     licences: dict[str, set[str]] = defaultdict(set)
-    for film, sha in zip(pixels.films, pixels.sha256, strict=True):
-        pairs[film.folder].append((film.path, sha))
+    for film in pixels.films:
         licences[film.folder].add(film.licence)
     return [
         DataSource(
             name=f"{folder}, {role}",
-            images=len(found),
-            digest=hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest(),
+            images=images,
+            digest=digest,
             licence=", ".join(sorted(licences[folder] - {""})) or folder_origin(folder, sources).licence,
             attribution=folder_origin(folder, sources).attribution,
         )
-        for folder, found in sorted(pairs.items())
+        for folder, (images, digest) in folder_digests(pixels.films, pixels.sha256).items()
     ]
+
+
+def folder_digests(films: Sequence[Film], sha256: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Films of each folder, and the SHA-256 over their sorted list of (path, file sha256); by folder name, in its order.
+
+    sha256: of each film's file.
+    """
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for film, sha in zip(films, sha256, strict=True):
+        pairs[film.folder].append((film.path, sha))
+    return {
+        folder: (len(found), hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest())
+        for folder, found in sorted(pairs.items())
+    }
 
 
 def fingerprint(films: Iterable[Film], part: DataPart) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rich.progress import track
 
 from app.bundle.gate_spec import Action, GateCode, GateFigure, GateSpec, HeaderGate, PictureGate
 from app.bundle.manifest import SCHEMA_VERSION, DataSource, Licence, Manifest
-from app.bundle.store import BundleRef, BundleStore, GateParts, VerifiedBundle, write_bundle
+from app.bundle.store import BundleRef, BundleStore, GateParts, VerifiedBundle
 from app.domain import Radiograph
 from app.errors import ConfigurationError
 from app.gate import PictureReference
@@ -29,9 +29,10 @@ from app.imaging.decode import decode
 from app.imaging.dicom.decoders import DecoderPool
 from app.inference.engine import OnnxRuntimeEngine
 from app.preprocessing import prepare
-from app.selftest import golden_cases, self_test
+from app.selftest import golden_cases
 from training.data.cache import LIMITS, Pixels, load_pixels
 from training.data.films import Film
+from training.data.fingerprint import folder_digests
 from training.data.sources import licence, source
 from training.data.splits import recipe_splits
 from training.gate.exposure import drawn, made_of
@@ -43,7 +44,7 @@ from training.gate.poses import CROPPED, POSES, Gray, resized, turned_pixels, wi
 from training.gate.scores import Eye, Limits, Upright, limits, reference
 from training.networks.onnx_export import onnx_bytes
 from training.places import Places
-from training.publishing.card import model_card
+from training.publishing.draft import Draft, check_new, publish
 from training.recipe import Recipe
 from training.runs import now, write_atomically
 
@@ -105,8 +106,7 @@ def build_gated(  # noqa: PLR0917  a command's arguments
     bundle = BundleStore(places.bundles).verify(parent)
     if recipe.digest != bundle.manifest.provenance.recipe_digest:
         raise ConfigurationError("stale_recipe", f"{parent} was made with another recipe than {recipe.name} is now")
-    if (places.bundles / parent.name / version).exists():
-        raise ConfigurationError("bundle_exists", f"{parent.name}/{version} exists; a version is written once")
+    check_new(BundleRef(parent.name, version), places)
     parts = deal(places.data, recipe_splits(recipe, places))
     pixels = load_pixels(places.data, parts.fit, SOURCE, places.cache)
     network = _fitted(parts, pixels, part, places, console)
@@ -259,39 +259,25 @@ def _licence(network: Licence, films: Sequence[Film]) -> Licence:
 
 
 def _sources(pixels: Pixels) -> list[DataSource]:
-    """One entry per folder of the gate's fit; digest = SHA-256 over the sorted list of (path, file sha256)."""
-    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for film, sha in zip(pixels.films, pixels.sha256, strict=True):
-        pairs[film.folder].append((film.path, sha))
+    """One entry per folder of the gate's fit."""
     return [
         DataSource(
             name=f"{_OF_GATE}{folder}",
-            images=len(found),
-            digest=hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest(),
+            images=images,
+            digest=digest,
             licence=", ".join(sorted({f.licence for f in pixels.films if f.folder == folder})),
             attribution=source(folder).attribution,
         )
-        for folder, found in sorted(pairs.items())
+        for folder, (images, digest) in folder_digests(pixels.films, pixels.sha256).items()
     ]
 
 
 def _write(bundle: VerifiedBundle, manifest: Manifest, gate: GateParts, places: Places) -> VerifiedBundle:
     engine, gate_engine = OnnxRuntimeEngine(bundle.network), OnnxRuntimeEngine(gate.network)
     phantoms = [bundle.golden[name] for name in sorted(bundle.golden) if name.startswith("phantom_")]
-    ref = write_bundle(
-        places.bundles,
-        manifest.model_dump(mode="json", exclude={"files"}),
-        network=bundle.network,
-        head=bundle.head,
-        reference=bundle.reference,
-        golden=golden_cases(manifest, engine, phantoms, gate_engine),
-        model_card=model_card(manifest),
-        gate=gate,
-    )
-    written = BundleStore(places.bundles).verify(ref)
+    golden = golden_cases(manifest, engine, phantoms, gate_engine)
+    draft = replace(Draft.of(bundle, manifest, int8=bundle.int8), golden=golden, gate=gate)
+    written, _ = publish(draft, places)
     if written.network != bundle.network:  # pragma: no cover  (what was handed in is what was hashed)
-        raise ConfigurationError("export_mismatch", f"{ref} has another network than {bundle.ref}")
-    self_test(written, engine, gate_engine)
-    if manifest.research_label is None and manifest.licence.commercial_use:
-        write_atomically(places.bundles / "latest", f"{ref}\n".encode())
+        raise ConfigurationError("export_mismatch", f"{written.ref} has another network than {bundle.ref}")
     return written

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from app.bundle.gate_spec import GateFigure, GateSpec, PictureGate
+from app.bundle.input_spec import InputSpec
 from app.domain import Radiograph
 from app.errors import RefusedError
 from app.gate import PictureReference, check_network, check_picture, network_distance, picture_scores
@@ -118,7 +119,7 @@ def figure_lines(figures: Sequence[GateFigure]) -> list[str]:
 
 def measure(keeper: Gatekeeper, held_out: Sequence[Film], bench: Bench) -> tuple[GateFigure, ...]:
     """Every figure that the data on this machine allows."""
-    films = {film.path: _read(bench, film.path) for film in held_out}
+    films = {film.path: _read(bench, film.path, keeper.classifier.spec) for film in held_out}
     return (
         *_false_refusals(keeper, held_out, films, bench),
         *_turned(keeper, list(films.values()), bench),
@@ -139,7 +140,9 @@ def _false_refusals(
     found.insert(0, figure("false_refusal", "held-out films, all sources", every))
     originals = [_read(bench, path) for path in original_paths(bench.places.data)]
     copies = {
-        "full-size originals of held-out patients": originals,
+        "full-size originals of held-out patients": [
+            _read(bench, path, keeper.classifier.spec) for path in original_paths(bench.places.data)
+        ],
         "the same, saved as JPEG of quality 50": [_again(film, None, 50) for film in originals],
         "the same, squashed to 224 px, JPEG of quality 75": [_again(film, 224, 75) for film in originals],
         "frontal chest films as DICOM": list(probes.chest_dicom(bench.places.data, bench.decoder).values()),
@@ -200,8 +203,9 @@ def _degrees(error: RefusedError) -> int:
     return int(error.facts.get("degrees", 0))
 
 
-def _read(bench: Bench, path: str) -> Radiograph:
-    return decode((bench.places.data / path).read_bytes(), LIMITS)
+def _read(bench: Bench, path: str, network: InputSpec | None = None) -> Radiograph:
+    """As the service decodes it for the classifier; without one, in full."""
+    return decode((bench.places.data / path).read_bytes(), LIMITS, network=network)
 
 
 def _film(pixels: Gray) -> Radiograph:

@@ -34,6 +34,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging.views import rotated
+
 Gray = NDArray[np.uint8]
 
 _STOPS = (0.25, 0.5, 0.75)
@@ -189,15 +191,7 @@ def _compressed(film: Gray, level: float, rng: np.random.Generator) -> Gray:
 
 
 def _rotated(film: Gray, level: float, rng: np.random.Generator) -> Gray:
-    return rotate(film, level * rng.choice((-1.0, 1.0)))
-
-
-def rotate(film: Gray, degrees: float) -> Gray:
-    """uint8 [S, S] about its centre, counter-clockwise, bilinear; what comes from outside is black."""
-    size = film.shape[0]
-    centre = ((size - 1) / 2, (size - 1) / 2)
-    turn = cv2.getRotationMatrix2D(centre, float(degrees), 1.0)
-    return np.asarray(cv2.warpAffine(film, turn, (size, size), flags=cv2.INTER_LINEAR), dtype=np.uint8)
+    return rotated(film, level * rng.choice((-1.0, 1.0)))
 
 
 def _cropped(film: Gray, level: float, rng: np.random.Generator) -> Gray:

@@ -29,7 +29,7 @@ from training.judging.calibrate import NONE
 from training.judging.decide import Fixed, Halves, fix
 from training.judging.describe import describe
 from training.judging.figures import macro
-from training.judging.judge import CLEAN, judging_network, plain_pixels, score, score_corrupted, score_external
+from training.judging.judge import CLEAN, judging_reader, plain_pixels, score, score_corrupted, score_external
 from training.judging.scored import Scored, mix
 from training.places import Places
 from training.recipe import Recipe
@@ -41,14 +41,14 @@ KERMANY = frozenset({"kermany_hires", "kermany_224"})
 
 def evaluate_hard(run: Run, places: Places) -> dict[str, Any]:
     """The hard validation: the selection figure and what it is made of, then decision.json. Returns the figures."""
-    recipe, network = run.recipe, judging_network(run)
+    recipe, read = run.recipe, judging_reader(run)
     splits = checked_splits(run, places)
     halves: dict[str, list[Scored]] = {}
     for half, films in (("fit", splits.fit), ("report", splits.report)):
         pixels = plain_pixels(films, recipe, places)
-        clean = score(CLEAN, network, pixels, recipe)
-        halves[half] = [clean, *score_corrupted(network, pixels, recipe, half)]
-    external = score_external(network, recipe, places)
+        clean = score(CLEAN, read, pixels, recipe)
+        halves[half] = [clean, *score_corrupted(read, pixels, recipe, half)]
+    external = score_external(read, recipe, places)
     _save_logits(run, "hard", {f"{half}/{s.name}": s for half, sets in halves.items() for s in sets})
     _save_logits(run, "external", external)
     figures = selection(recipe, halves, external) | {"weights_digest": run.weights_digest()}
@@ -98,7 +98,7 @@ def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
     films = checked_splits(run, places).test
     if not films:
         raise ConfigurationError("no_films", f"{run.recipe.name} has no test films; nothing is opened")
-    scored = score("test", judging_network(run), plain_pixels(films, run.recipe, places), run.recipe)
+    scored = score("test", judging_reader(run), plain_pixels(films, run.recipe, places), run.recipe)
     whole = describe(run.recipe, fixed, scored)
     figures = {"test": whole} | _record(run, places, scored, whole, digest)
     _save_logits(run, "test", {"test": scored})
@@ -175,6 +175,7 @@ def selection(recipe: Recipe, halves: Mapping[str, Sequence[Scored]], external: 
     return {
         "selection": float(np.mean(terms)),
         "corrupted_auroc": terms[0],
+        "external_selecting": selecting,
         "clean_auroc": table[CLEAN],
         "external_auroc": {name: value if np.isfinite(value) else None for name, value in outside.items()},
         "external_n": {name: len(films) for name, films in external.items()},
@@ -257,12 +258,15 @@ def evaluate(run: Run, places: Places, step: str) -> dict[str, Any]:
 def summary(figures: dict[str, Any], step: str) -> Sequence[str]:
     """A few lines for the terminal."""
     if step == "hard":
-        outside = ", ".join(f"{k} {v:.4f}" for k, v in figures["external_auroc"].items() if v is not None)
-        chosen = (
-            f"selection {figures['selection']:.4f} = mean of corrupted AUROC {figures['corrupted_auroc']:.4f} and the "
-            f"selecting ones of the external sets ({outside or 'none'})"
-        )
-        return [chosen, ", ".join(f"{name} {value:.4f}" for name, value in figures["auroc"].items())]
+        outside = {name: f"{name} {v:.4f}" for name, v in figures["external_auroc"].items() if v is not None}
+        chosen = f"selection {figures['selection']:.4f}: corrupted AUROC {figures['corrupted_auroc']:.4f}"
+        if names := figures["external_selecting"]:
+            chosen += f", averaged with the mean of the external sets that select ({', '.join(outside.pop(n) for n in names)})"
+        lines = [
+            chosen,
+            ", ".join(f"{name} {value:.4f}" for name, value in figures["auroc"].items()),
+        ]
+        return [*lines, f"external, not selecting: {', '.join(outside.values())}"] if outside else lines
     if step == "external":
         sets = {name: body for name, body in figures.items() if isinstance(body, dict)}
         return [line for name, body in sets.items() for line in (f"{name} (n = {body['n']})", *_body(body))]

@@ -50,7 +50,7 @@ def compare_copies(data: Path, spec: InputSpec, engine: Engine) -> list[Pair]:
     found = []
     for original, reduced in find_pairs(data):
         logits = [
-            engine.run(prepare(decode((data / path).read_bytes(), LIMITS), spec).tensor).logits
+            engine.run(prepare(decode((data / path).read_bytes(), LIMITS, network=spec), spec).tensor).logits
             for path in (original, reduced)
         ]
         widest = int(np.argmax(np.abs(logits[0] - logits[1])))

@@ -7,35 +7,29 @@ only where it was trained with flips (a flip swaps the heart's side).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from app.imaging.views import PLAIN, ROTATION, STOPS, Gray, View, exposures, rotations
 from training.fitting.spec import Augmentation
 from training.judging.answers import Index, Rule, above, answer, below, figures_at, intervals
-from training.judging.corruptions import rotate
 from training.judging.figures import nll
 from training.judging.reading import Read
 from training.judging.scored import Scored
 
-Gray = NDArray[np.uint8]
-View = Callable[[Gray], Gray]  # uint8 [S, S] -> uint8 [S, S]
-ROTATION = 5.0  # degrees, or the recipe's own limit where that is smaller
-STOPS = 0.15  # exposure factor 2^±0.15
-
 
 def views(augmentation: Augmentation) -> dict[str, View]:
-    """Name -> view, the plain film first."""
-    found: dict[str, View] = {"identity": lambda film: film}
+    """Name -> view, the plain film first. Those that the service shows (`app.imaging.views`), turned no further than the recipe turns."""
+    found: dict[str, View] = {PLAIN: lambda film: film}
     turn = min(ROTATION, augmentation.rotation)
     if turn > 0:
-        found |= {f"rotation {s}{turn:g}": _turned(turn * (1 if s == "+" else -1)) for s in "+-"}
+        found |= rotations(turn)
     toned = augmentation.tone_share if augmentation.kind == "radiograph" else augmentation.brightness
     if toned > 0:
-        found |= {f"brightness {s}{STOPS:g} stops": _exposed(STOPS * (1 if s == "+" else -1)) for s in "+-"}
+        found |= exposures(STOPS)
     if augmentation.kind == "torchvision" and augmentation.flip > 0:
         found["flip"] = lambda film: np.ascontiguousarray(film[:, ::-1])
     return found
@@ -61,9 +55,7 @@ def tta_gain(
         n, views, cost (passes a film), single and mean figures, gain (auroc, accuracy, balanced_accuracy, nll; nll falls when it is
         better) and `helps`: AUROC's gain excludes 0 from below and NLL does not get worse.
     """
-    shown = [
-        read(np.stack([view(film) for film in films])).logits for name, view in shown_as.items() if name != "identity"
-    ]
+    shown = [read(np.stack([view(film) for film in films])).logits for name, view in shown_as.items() if name != PLAIN]
     averaged = replace(scored, name="tta", logits=np.mean([scored.logits, *shown], axis=0))
     single, mean = answer(scored, rule), answer(averaged, rule)
 
@@ -91,12 +83,3 @@ def tta_gain(
     result["helps"] = better and not above(result["gain"]["nll"], 0.0)
     result["harms"] = "auroc" in result["gain"] and below(result["gain"]["auroc"], 0.0)
     return result
-
-
-def _turned(degrees: float) -> View:
-    return lambda film: rotate(film, degrees)
-
-
-def _exposed(stops: float) -> View:
-    factor = 2.0**stops
-    return lambda film: np.clip(np.rint(film * factor), 0, 255).astype(np.uint8)

@@ -66,7 +66,7 @@ class PretrainingPart(Part):
     duplicate. size: px of the training input.
     """
 
-    method: Literal["simsiam", "masked"] = "simsiam"
+    method: Literal["simsiam", "masked"] = "masked"
     sources: tuple[Source, ...] = ()
     epochs: int = Field(default=10, ge=1)
     size: int = Field(default=112, ge=32)

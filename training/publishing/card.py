@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from app.bundle.gate_spec import PictureGate
-from app.bundle.manifest import Estimate, Manifest, Metric, OperatingPoint
+from app.bundle.manifest import REFERENCE_VARIANT, Estimate, Manifest, Metric, OperatingPoint
 from training.judging.describe import INTERVALS
 from training.publishing import attributes
 
@@ -30,6 +30,7 @@ def model_card(m: Manifest) -> str:
         f"Intervals: {INTERVALS}.",
         *_baselines(m.metrics),
         _metrics(m.metrics),
+        *variant_section(m),
         *_gate(m),
         "## Input",
         _input(m),
@@ -45,9 +46,10 @@ def model_card(m: Manifest) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def number(value: float, interval: tuple[float, float] | None) -> str:
-    """`0.9710 (0.9600 to 0.9800)`."""
-    return f"{value:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+def number(value: float, interval: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """`0.9710 (0.9600 to 0.9800)`; signed, for a change: `-0.0010 (-0.0030 to +0.0010)`."""
+    shown = "+.4f" if signed else ".4f"
+    return f"{value:{shown}}" + (f" ({interval[0]:{shown}} to {interval[1]:{shown}})" if interval else "")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -166,6 +168,40 @@ def _metrics(metrics: Sequence[Metric]) -> str:
     return table(
         ("films", "figure", "value", "beside", "n"), [(*r[:3], b, r[3]) for r, b in zip(rows, beside, strict=True)]
     )
+
+
+def variant_section(m: Manifest) -> list[str]:
+    """Title, words and tables: other engines and precisions, with what each costs; nothing for a bundle of the reference alone."""
+    if not m.variants:
+        return []
+    words = (
+        f"The figures above are those of `{REFERENCE_VARIANT}`, by which every film can be judged. What others change, film by film on the "
+        f"{m.variants[0].measured.data} (n = {m.variants[0].measured.n}); a bound stands behind each figure, and a variant that breaks "
+        "one is never served. `refitted`: calibration and thresholds are its own, fitted by the same rules on what it computes."
+    )
+    rows = [
+        (
+            f"`{v.name}`",
+            "yes" if v.admitted else "**no**",
+            f"{v.measured.logit_shift_max:.4f}, mean {v.measured.logit_shift_mean:.4f} (<= {v.bounds.logit:g})",
+            "; ".join(f"{name} {count}" for name, count in v.measured.flips.items())
+            + f" (<= {int(v.bounds.flips * v.measured.n)})",
+            "yes" if v.thresholds is not None else "no",
+        )
+        for v in m.variants
+    ]
+    changes = [
+        (f"`{v.name}`", name, number(x.value, x.ci, signed=True), f"{-v.bounds.auroc_loss:+g}")
+        for v in m.variants
+        for name, x in v.measured.auroc_change.items()
+    ]
+    return [
+        "## Variants",
+        words,
+        table(("variant", "admitted", "change of a logit, largest", "decisions changed", "refitted"), rows),
+        "Change of the AUROC, both sides resampled alike by patients; the lower end of the interval is held against the bound.",
+        table(("variant", "class", "change of the AUROC", "bound"), changes),
+    ]
 
 
 def _gate(m: Manifest) -> list[str]:

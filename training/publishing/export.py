@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from app.bundle.manifest import Manifest, Promotion
-from app.bundle.store import BundleRef, BundleStore, VerifiedBundle, write_bundle
+from app.bundle.store import BundleRef
 from app.decision import decide
 from app.drift import reference_arrays
 from app.errors import ConfigurationError
-from app.explain import pooled
 from app.imaging.phantom import phantom
 from app.inference.engine import Engine, OnnxRuntimeEngine
-from app.selftest import choose_phantoms, golden_cases, self_test
+from app.selftest import choose_phantoms, golden_cases
 from training.data.cache import Pixels, load_pixels
 from training.data.splits import recipe_splits
-from training.fitting.augment import network_input
 from training.judging.evaluate import fixed_decision
-from training.judging.judge import run_network
+from training.judging.reading import Reading, engine_reader, torch_reader
 from training.networks.onnx_export import head_tensors, onnx_bytes
 from training.places import Places
-from training.publishing.card import model_card
+from training.publishing.draft import Draft, publish, size_of
 from training.publishing.manifest import TOLERANCES, bundle_manifest
 from training.publishing.policy import load_policy
 from training.publishing.promotion import promote, with_golden
-from training.recipe import Recipe
-from training.runs import Run, write_atomically
+from training.runs import Run
 
 GOLDENS = 8
 _CANDIDATES = 5 * GOLDENS  # of each sort; with 15 labels about one in two lies near some threshold
-# Largest bundle, bytes: float32 weights (parameters below) and at most about 10 MB of goldens, reference and head.
-MAX_BYTES: Mapping[str, int] = MappingProxyType(
-    {
-        "resnet18": 60_000_000,  # 11.2 million
-        "resnet50": 115_000_000,  # 23.5 million
-        "densenet121": 45_000_000,  # 7.0 million
-        "efficientnet_b0": 35_000_000,  # 4.0 million
-        "swin_t": 135_000_000,  # 27.5 million, and tables of relative positions
-        "cnn3": 15_000_000,  # 0.1 million
-        "tiny_cnn": 15_000_000,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -68,9 +47,7 @@ class Exported:
     latest: bool
 
 
-def export(
-    run: Run, places: Places, version: str, *, accept_failed: str | None = None, console: Console | None = None
-) -> Exported:
+def export(run: Run, places: Places, version: str, *, accept_failed: str | None = None) -> Exported:
     """Write, verify and self-test the bundle; point `latest` at it if it passed its policy and may serve.
 
     Args:
@@ -89,25 +66,20 @@ def export(
     engine = OnnxRuntimeEngine(data, threads=1)
     splits = recipe_splits(recipe, places)
     pixels = load_pixels(places.data, [*splits.fit, *splits.report], recipe.input, places.cache)
-    outputs = _run_engine(engine, pixels, recipe, console)
-    difference = _compare(outputs.logits, run_network(network, pixels.plain, recipe))
+    outputs = engine_reader(engine, recipe)(pixels.plain)
+    difference = _compare(outputs.logits, torch_reader(network, recipe)(pixels.plain).logits)
     manifest = bundle_manifest(run, places, fixed, network, version)
     golden = _goldens(manifest, engine)
     promotion = with_golden(promotion, load_policy(recipe.policy), f"{_cases(golden)} phantoms")
     manifest = Manifest.model_validate(_promoted_content(manifest, promotion))
-    draft = _Draft(manifest, data, head_tensors(network), _reference(manifest, pixels, outputs), golden)
-    _rehearse(draft)
-    bundle = draft.written(places.bundles)
-    written = bundle.ref
-    size = _size(bundle)
-    latest = promotion.passed and not manifest.research_only
-    if latest:
-        write_atomically(places.bundles / "latest", f"{written}\n".encode())
+    draft = Draft(manifest, data, head_tensors(network), _reference(manifest, pixels, outputs), golden)
+    bundle, latest = publish(draft, places)
+    size = size_of(bundle)
     run.write_json("promotion.json", promotion.model_dump(mode="json"))
     run.write_json(
-        "exported.json", {"bundle": str(written), "digest": bundle.digest, "size_bytes": size, "latest": latest}
+        "exported.json", {"bundle": str(bundle.ref), "digest": bundle.digest, "size_bytes": size, "latest": latest}
     )
-    return Exported(written, bundle.digest, size, difference, promotion, latest)
+    return Exported(bundle.ref, bundle.digest, size, difference, promotion, latest)
 
 
 def _promoted(run: Run, accept_failed: str | None) -> Promotion:
@@ -134,73 +106,9 @@ def _promoted_content(manifest: Manifest, promotion: Promotion) -> dict[str, Any
     return manifest.model_copy(update={"promotion": promotion, "research_only": research}).model_dump(mode="json")
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """Everything that a bundle is made of."""
-
-    manifest: Manifest
-    network: bytes
-    head: Mapping[str, NDArray[np.float32]]
-    reference: Mapping[str, NDArray[Any]]
-    golden: Mapping[str, NDArray[Any]]
-
-    def written(self, root: Path) -> VerifiedBundle:
-        """Written below the folder, verified and self-tested there. Raises BundleError."""
-        ref = write_bundle(
-            root,
-            self.manifest.model_dump(mode="json", exclude={"files"}),
-            network=self.network,
-            head=self.head,
-            reference=self.reference,
-            golden=self.golden,
-            model_card=model_card(self.manifest),
-        )
-        bundle = BundleStore(root).verify(ref)
-        self_test(bundle, OnnxRuntimeEngine(bundle.network, threads=1))
-        return bundle
-
-
-def _rehearse(draft: _Draft) -> None:
-    """Write, verify and self-test in a folder that is thrown away: what fails here never stands among the bundles.
-
-    Raises BundleError, and ConfigurationError where it is too large.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        size = _size(draft.written(Path(folder)))
-    architecture = draft.manifest.network.architecture
-    most = MAX_BYTES[architecture]
-    if size > most:
-        raise ConfigurationError(
-            "bundle_too_large", f"the bundle would have {size} bytes, at most {most} are wanted of a {architecture}"
-        )
-
-
-def _size(bundle: VerifiedBundle) -> int:
-    return sum(entry.size for entry in bundle.manifest.files.values())
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """Of N films: logits float32 [N, K], pooled features float64 [N, C]."""
-
-    logits: NDArray[np.float32]
-    pooled: NDArray[np.float64]
-
-
-def _run_engine(engine: Engine, pixels: Pixels, recipe: Recipe, console: Console | None) -> _Outputs:
-    """Every film through the serving engine."""
-    logits, means = [], []
-    for film in track(pixels.plain, "validation films through the engine", console=console, transient=True):
-        tensor = network_input(torch.from_numpy(np.array(film)).float()[None, None], recipe.input)[0].numpy()
-        output = engine.run(tensor)
-        logits.append(output.logits)
-        means.append(pooled(output.features))
-    return _Outputs(np.stack(logits), np.stack(means))
-
-
-def _compare(engine: NDArray[np.float32], network: NDArray[np.float64]) -> float:
+def _compare(engine: NDArray[np.float64], network: NDArray[np.float64]) -> float:
     """Largest difference of a logit, both [N, K]. Raises ConfigurationError where one is beyond the tolerance."""
-    difference = np.abs(engine.astype(np.float64) - network)
+    difference = np.abs(engine - network)
     allowed = TOLERANCES["fp32"] * np.maximum(1, np.abs(network))
     if not (difference <= allowed).all():
         raise ConfigurationError(
@@ -209,12 +117,12 @@ def _compare(engine: NDArray[np.float32], network: NDArray[np.float64]) -> float
     return float(difference.max())
 
 
-def _reference(manifest: Manifest, pixels: Pixels, outputs: _Outputs) -> dict[str, NDArray[Any]]:
+def _reference(manifest: Manifest, pixels: Pixels, outputs: Reading) -> dict[str, NDArray[Any]]:
     """The drift baseline: validation films, decided as the service would at the default operating point."""
     point = manifest.operating_point(None)
     if point is None:  # pragma: no cover  (the manifest's own validation)
         raise ConfigurationError("invalid_recipe", "the manifest has no default operating point")
-    decisions = [decide(logits, manifest, point) for logits in outputs.logits]
+    decisions = [decide(logits, manifest, point) for logits in outputs.logits.astype(np.float32)]
     names = ("mean", "std", "aspect", "dark_fraction", "bright_fraction", "sharpness")
     statistics = {name: np.array([getattr(s, name) for s in pixels.statistics]) for name in names}
     several = manifest.task == "multilabel"

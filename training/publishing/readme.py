@@ -11,13 +11,18 @@ from app.bundle.manifest import Manifest, Metric
 from app.errors import ConfigurationError
 from training.judging import ledger
 from training.publishing.anchors import COMMON_NOTE, DESIGNS, S0, S2, AnchorFigure, Design
-from training.publishing.card import number, table
+from training.publishing.card import number, table, variant_section
 from training.publishing.evidence import HARD, OFFICIAL, REPORT_CLEAN, REPORT_MIX
 from training.publishing.reported import REPORTED, Entry, Reported, load_reported
 from training.runs import write_atomically
 
 SEEDS_OF = "pneumonia-resnet18"
-SEED_FIGURES = ("auroc", "auprc", "brier", "ece", "sensitivity@rule-in", "specificity@rule-in")
+SEED_FIGURES = (
+    "auroc",
+    "auprc",
+    *(f"{name}{ending}" for name in ("brier", "nll", "ece") for ending in (", uncalibrated", "")),
+    *(f"{rate}@rule-in" for rate in ("sensitivity", "specificity")),
+)
 
 
 def write_readme_figures(m: Manifest, digest: str, ledger_path: Path, readme: Path, reported: Path = REPORTED) -> None:
@@ -36,7 +41,7 @@ def write_readme_figures(m: Manifest, digest: str, ledger_path: Path, readme: Pa
 
 
 def model_figures(m: Manifest, digest: str, ledger_path: Path) -> str:
-    """Markdown: test figures beside the anchors', hard validation, last ledger row. Raises ConfigurationError without a test."""
+    """Markdown: test figures beside the anchors', variants, hard validation, last ledger row. Raises ConfigurationError without a test."""
     found = {(x.data, x.name): x for x in m.metrics}
     if (OFFICIAL, "auroc") not in found:
         raise ConfigurationError("step_missing", "the bundle was exported before the test split was looked at")
@@ -47,7 +52,9 @@ def model_figures(m: Manifest, digest: str, ledger_path: Path) -> str:
         f"`{m.name}/{m.version}` (digest `{digest[:16]}`), official test split of {found[OFFICIAL, 'auroc'].n} films, 95 % "
         "intervals by a bootstrap over patients (`python -m training evaluate <run> --split test`):"
     )
-    return "\n\n".join([head, _test_table(m, found), _hard_lines(m, found), _ledger_line(rows)])
+    return "\n\n".join(
+        [head, _test_table(m, found), *variant_section(m)[1:], _hard_lines(m, found), _ledger_line(rows)]
+    )
 
 
 def gate_figures(m: Manifest) -> str:

@@ -27,8 +27,8 @@ FORMAT = 1  # raise when an entry's fields change; recorded runs are then record
 
 
 class Entry(BaseModel):
-    """One run. family: digest of its recipe without the seed; test: name of its test set; metrics: of the test set, its sources, the
-    external sets and the hard validation; promotion: the label, "" where no policy was asked."""
+    """One run. family: digest of its recipe without the seed; test: name of its test set; metrics: of the test set (without the calibrator,
+    too), its sources, the external sets and the hard validation; promotion: the label, "" where no policy was asked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -140,8 +140,18 @@ def _entry(run: Run, figures: evidence.Figures) -> Entry:
         command=command(recipe),
         promotion=str(promotion.get("label", "")),
         test=test,
-        metrics=tuple(_rounded(m) for m in shown),
+        metrics=tuple(_rounded(m) for m in [*shown, *_uncalibrated(figures)]),
     )
+
+
+def _uncalibrated(figures: evidence.Figures) -> list[Metric]:
+    """The calibration figures of the test set as they were before the calibrator: `brier, uncalibrated` and its kin."""
+    described = figures.described("test") or {}
+    return [
+        Metric(name=f"{name}, uncalibrated", data=figures.test_name, n=described["n"], **before)
+        for name, parts in described.get("calibration", {}).items()
+        if (before := parts.get("before")) is not None
+    ]
 
 
 def _rounded(metric: Metric) -> Metric:

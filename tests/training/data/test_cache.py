@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ from pydicom.uid import RLELossless
 
 from app.errors import ConfigurationError
 from app.imaging.decode import decode
+from app.imaging.phantom import phantom
 from app.preprocessing import resize_to_input
 from tests.support.dicom_films import as_bytes, file_dataset
 from tests.training.phantom_data import TINY, draw, write_data
-from training.data.cache import LIMITS, encode_jpeg, load_pixels
+from training.data.cache import LIMITS, _key, encode_jpeg, load_pixels
 from training.data.collect import collect, read_manifest
+from training.data.films import Film
 from training.data.spec import DicomSource
 from training.recipe import load_recipe
 
@@ -133,3 +136,34 @@ def test_a_film_that_is_none_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as nothing:
         load_pixels(folder, [], spec, tmp_path / "cache")
     assert nothing.value.code == "no_films"
+
+
+def test_large_films_are_decoded_at_half_as_in_the_service(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(TINY)
+    plain = load_recipe(tmp_path / "r.toml").input
+    spec = plain.model_copy(update={"reduced_decode": True})
+    folder = tmp_path / "data" / "own" / "normal"
+    folder.mkdir(parents=True)
+    content = encode_jpeg(phantom(3, height=8 * spec.size + 1, width=9 * spec.size), 90)
+    (folder / "a.jpg").write_bytes(content)
+    films = [Film("own/normal/a.jpg", "own", "", "normal", "")]
+    served = decode(content, LIMITS, network=spec)
+    assert served.reduced_from == (8 * spec.size + 1, 9 * spec.size)
+    cached = load_pixels(tmp_path / "data", films, spec, tmp_path / "cache")
+    resized, _, statistics = resize_to_input(served, spec)
+    np.testing.assert_array_equal(cached.plain[0], resized)
+    assert cached.statistics[0] == statistics
+    in_full = load_pixels(tmp_path / "data", films, plain, tmp_path / "cache")
+    assert 0 < np.abs(in_full.plain[0].astype(int) - resized).max() <= 1
+
+
+def test_a_specification_that_reduces_nothing_meets_the_caches_of_before(tmp_path: Path) -> None:
+    """The key is that of a time without the field, so that nobody decodes a data set again for nothing."""
+    (tmp_path / "r.toml").write_text(TINY)
+    spec = load_recipe(tmp_path / "r.toml").input
+    before = spec.model_dump(mode="json")
+    assert before.pop("reduced_decode") is False
+    content = json.dumps([1, before, ["a"], 1, 0], sort_keys=True)
+    films = [Film("a", "own", "", "normal", "")]
+    assert _key(films, spec, 1, 0) == hashlib.sha256(content.encode()).hexdigest()[:16]
+    assert _key(films, spec.model_copy(update={"reduced_decode": True}), 1, 0) != _key(films, spec, 1, 0)

@@ -132,7 +132,7 @@ def test_what_shapes_the_body_names_it(places: Places, tmp_path: Path) -> None:
     assert pretrained_body(recipe, renamed, places, console) == path  # labels do not matter
     other_rate = recipe.changed({"training.learning_rate": 1e-4})
     assert pretrained_body(other_rate, films, places, console) == path  # nor does the fit
-    for changed in (recipe.changed({"seed": 8}), pretraining_recipe(epochs=1, method="masked")):
+    for changed in (recipe.changed({"seed": 8}), pretraining_recipe(epochs=1, method="simsiam")):
         assert pretrained_body(changed, films, places, console) != path
     assert pretrained_body(recipe, films[:-1], places, console) != path
 
@@ -207,7 +207,7 @@ def test_a_collapse_stops_the_run(places: Places, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pretrain, "_step", collapsing)
     places = _again(places, tmp_path)
     with pytest.raises(ConfigurationError, match="nearly the same embedding") as error:
-        _run(pretraining_recipe(), places)
+        _run(pretraining_recipe(method="simsiam"), places)
     assert error.value.code == "collapsed"
     assert not list(places.cache.glob("tiny_cnn-*.safetensors"))
     assert not list(places.cache.glob("*.checkpoint*"))
@@ -236,7 +236,7 @@ def test_wrong_orders(places: Places) -> None:
 
 
 def test_simsiam_compares_the_two_views_and_the_embedding_has_no_gradient() -> None:
-    recipe = pretraining_recipe()
+    recipe = pretraining_recipe(method="simsiam")
     network = build_network(recipe.network, outputs=1, channels=1, seed=0)
     objective = SimSiam(network.body, 16, recipe.input, 32).eval()
     first, second = film_batch(3, channels=1, size=32), film_batch(3, channels=1, size=32, seed=1)

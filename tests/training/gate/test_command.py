@@ -2,72 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-import torch
 
 from app.bundle.gate_spec import GATE_CODES
-from app.bundle.store import BundleRef, BundleStore, VerifiedBundle
+from app.bundle.store import BundleRef, VerifiedBundle
 from app.gate import PictureReference
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import self_test
-from tests.training.phantom_data import TINY, write_data, write_lenient_policy
-from training.cli.main import main
+from tests.training.factory import Factory
+from tests.training.phantom_data import TINY
 from training.gate.measure import wilson
-from training.publishing import policy
 
 BEFORE, AFTER = BundleRef("tiny", "1.0.0"), BundleRef("tiny", "1.1.0")
 FEW = ("--steps", "2", "--pictures", "5")  # what the gate has learnt does not matter here
 
 
-@dataclass(frozen=True)
-class Factory:
-    """A data folder of phantoms and what the command line makes of it."""
-
-    root: Path
-
-    @property
-    def store(self) -> BundleStore:
-        return BundleStore(self.root / "bundles")
-
-    def __call__(self, *arguments: str) -> None:
-        places = [
-            part for name in ("data", "cache", "runs", "bundles") for part in (f"--{name}", str(self.root / name))
-        ]
-        threads = torch.get_num_threads()
-        try:
-            main([*places, "--ledger", str(self.root / "ledger.csv"), "--threads", "1", *arguments])
-        except SystemExit as end:
-            if end.code != 0:
-                raise
-        finally:
-            torch.set_num_threads(threads)
-
-    def gate(self, version: str, *arguments: str) -> None:
-        self("gate", str(self.root / "bundles" / "tiny" / "1.0.0"), "--version", version, *FEW, *arguments)
+def gate(factory: Factory, version: str, *arguments: str) -> None:
+    factory("gate", str(factory.root / "bundles" / "tiny" / "1.0.0"), "--version", version, *FEW, *arguments)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Factory:
+def made(exported: Factory, tmp_path_factory: pytest.TempPathFactory) -> Factory:
     """A factory with a bundle and its version with a gate."""
-    factory = Factory(tmp_path_factory.mktemp("gate"))
-    write_data(factory.root / "data")
-    recipe = factory.root / "tiny.toml"
-    recipe.write_text(TINY)
-    factory("fit", str(recipe))
-    for split in ("hard", "report"):
-        factory("evaluate", "tiny", "--split", split)
-    factory("checks", "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy, "POLICIES", write_lenient_policy(factory.root / "policies"))
-        factory("promote", "tiny")
-        factory("export", "tiny", "--version", "1.0.0")
-    for folder in ("kermany_hires", "kermany_224"):
-        shutil.rmtree(factory.root / "data" / folder / "test")  # reading one of its films would fail
-    factory.gate("1.1.0", "--recipe", str(recipe))
+    factory = exported.copied(tmp_path_factory.mktemp("gate"))
+    gate(factory, "1.1.0", "--recipe", str(factory.recipe))
     return factory
 
 
@@ -135,13 +93,12 @@ def test_the_card_prints_what_is_measured(bundle: VerifiedBundle) -> None:
 def test_a_version_is_written_once_and_the_recipe_must_be_the_bundles(
     made: Factory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = made.root / "tiny.toml"
     with pytest.raises(SystemExit) as end:
-        made.gate("1.1.0", "--recipe", str(recipe))
+        gate(made, "1.1.0", "--recipe", str(made.recipe))
     assert end.value.code == 1
     assert "bundle_exists" in capsys.readouterr().err
     other = made.root / "other.toml"
     other.write_text(TINY.replace("seed = 7", "seed = 8"))
     with pytest.raises(SystemExit):
-        made.gate("1.2.0", "--recipe", str(other))
+        gate(made, "1.2.0", "--recipe", str(other))
     assert "stale_recipe" in capsys.readouterr().err

@@ -47,6 +47,9 @@ class Told:
         assert tensor.shape == (1, 96, 96)
         return NetworkOutput(np.array(self.logits, np.float32), np.array(self.features, np.float32)[:, None, None])
 
+    def run_many(self, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
+        return [self.run(tensor) for tensor in tensors]
+
 
 def keeper(pose: str = "upright", distance: float = 1.0, network: float = 1.0) -> Gatekeeper:
     """Of a film in that pose at those distances; both limits are 2."""

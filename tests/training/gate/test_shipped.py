@@ -21,7 +21,7 @@ from training.gate.poses import turned_pixels
 from training.gate.scores import Eye
 from training.places import CHECKOUT, DEFAULT_DATA
 
-BUNDLE = BundleRef("pneumonia-resnet18", "1.1.0")
+BUNDLE = BundleRef("pneumonia-resnet18", "1.2.0")
 needs_films = pytest.mark.skipif(
     not (DEFAULT_DATA / "originals").is_dir(), reason="the radiographs of ../shared/data are not there"
 )

@@ -15,12 +15,12 @@ from training.data.splits import recipe_splits
 from training.judging.judge import (
     SELECTION_KINDS,
     plain_pixels,
-    run_network,
     score,
     score_corrupted,
     score_external,
     scored_films,
 )
+from training.judging.reading import reader, torch_reader
 from training.networks.network import TriageNetwork, build_network
 from training.places import DEFAULT_DATA, Places
 from training.recipe import Recipe, load_recipe
@@ -32,7 +32,8 @@ def _recipe(text: str, folder: Path) -> Recipe:
 
 
 def _network(recipe: Recipe, seed: int = 1) -> TriageNetwork:
-    return build_network(recipe.network, outputs=len(recipe.data.outputs), channels=recipe.input.channels, seed=seed)
+    outputs = len(recipe.data.outputs)
+    return build_network(recipe.network, outputs=outputs, channels=recipe.input.channels, seed=seed).eval()
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 
 @pytest.mark.parametrize(("text", "k"), [(TINY, 1), (TINY_MULTICLASS, 3), (TINY_MULTILABEL, 4)])
-def test_logits_are_the_networks_own_on_the_services_input(text: str, k: int, places: Places, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["engine", "torch"])
+def test_logits_are_the_networks_own_on_the_services_input(
+    text: str, k: int, by: str, places: Places, tmp_path: Path
+) -> None:
     recipe = _recipe(text, tmp_path)
     pixels = plain_pixels(collect(recipe.data.sources, places.data, recipe.data)[:5], recipe, places)
     network = _network(recipe)
-    logits = run_network(network, pixels.plain, recipe)
+    read = {"engine": reader, "torch": torch_reader}[by](network, recipe)
+    logits = read(pixels.plain).logits
     assert logits.shape == (5, k)
     assert logits.dtype == np.float64
     for shot, row in zip(pixels.films, logits, strict=True):
@@ -54,20 +59,18 @@ def test_logits_are_the_networks_own_on_the_services_input(text: str, k: int, pl
         with torch.inference_mode():
             alone = network(torch.from_numpy(prepared.tensor.copy())[None])[0]
         np.testing.assert_allclose(row, alone[0].numpy(), atol=1e-5)
-    assert run_network(network, pixels.plain[:0], recipe).shape == (0, k)
+    assert read(pixels.plain[:0]).logits.shape == (0, k)
 
 
 def test_logits_do_not_depend_on_the_batch(places: Places, tmp_path: Path) -> None:
     recipe = _recipe(TINY, tmp_path)
     pixels = plain_pixels(collect(recipe.data.sources, places.data, recipe.data)[:16], recipe, places)
-    network = _network(recipe)
+    read = reader(_network(recipe), recipe)
     many = np.repeat(pixels.plain, 3, axis=0)  # 48 films: two batches
-    logits = run_network(network, many, recipe)
-    np.testing.assert_allclose(
-        logits, np.repeat(run_network(network, pixels.plain, recipe), 3, axis=0), rtol=0, atol=1e-5
-    )
-    scored = score("x", network, pixels, recipe)
-    corrupted = list(score_corrupted(network, pixels, recipe, "fit"))
+    logits = read(many).logits
+    np.testing.assert_allclose(logits, np.repeat(read(pixels.plain).logits, 3, axis=0), rtol=0, atol=1e-5)
+    scored = score("x", read, pixels, recipe)
+    corrupted = list(score_corrupted(read, pixels, recipe, "fit"))
     assert len(corrupted) == 2 * len(SELECTION_KINDS)  # the two severities of the recipe
     assert len({s.name for s in corrupted}) == len(corrupted)
     assert all(not np.array_equal(s.logits, scored.logits) for s in corrupted)
@@ -89,18 +92,18 @@ def test_a_film_without_a_patient_is_a_patient_of_its_own(tmp_path: Path) -> Non
 
 def test_external_sets_share_logits_and_keep_their_films(places: Places, tmp_path: Path) -> None:
     recipe = _recipe(TINY, tmp_path)
-    network = _network(recipe)
-    sets = score_external(network, recipe, places)
+    read = reader(_network(recipe), recipe)
+    sets = score_external(read, recipe, places)
     assert list(sets) == ["nih-clean", "nih-all"]
     assert 0 < len(sets["nih-clean"]) < len(sets["nih-all"]) == 48
     row = {path: i for i, path in enumerate(sets["nih-all"].paths)}
     same = [row[path] for path in sets["nih-clean"].paths]
     np.testing.assert_array_equal(sets["nih-clean"].logits, sets["nih-all"].logits[same])
     films = collect(recipe.evaluation.external[0].sources, places.data, recipe.data)
-    alone = score("alone", network, plain_pixels(films, recipe, places), recipe)
+    alone = score("alone", read, plain_pixels(films, recipe, places), recipe)
     np.testing.assert_allclose(alone.logits, sets["nih-clean"].logits, atol=1e-5)
     np.testing.assert_array_equal(alone.targets, sets["nih-clean"].targets)
-    assert score_external(network, recipe.changed({"evaluation.external": []}), places) == {}
+    assert score_external(read, recipe.changed({"evaluation.external": []}), places) == {}
 
 
 def test_held_out_sources_are_part_of_the_test_set_alone(places: Places, tmp_path: Path) -> None:

@@ -21,11 +21,14 @@ from tests.training.phantom_data import write_data
 from tests.training.publishing.figure_files import BASELINE, described, recipe_of
 from training.fitting.fit import fit
 from training.judging.evaluate import evaluate
+from training.judging.reading import Read, Reading, torch_reader
+from training.networks.network import TriageNetwork
 from training.places import Places
+from training.publishing import draft, policy
 from training.publishing import export as exporting
-from training.publishing import policy
 from training.publishing.export import Exported, export
 from training.publishing.manifest import PRETRAINING, WEIGHTS
+from training.recipe import Recipe
 from training.runs import Run, find_run
 
 OPEN = 'name = "default"\ntitle = "none"\nshortcuts = false\ncard = false\nmin_positives = 1\n'
@@ -212,12 +215,18 @@ def test_an_engine_that_disagrees_stops_the_export(
     judged: Callable[[str], Run], here: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = judged("binary")
-    from training.judging.judge import run_network as right
+    by_torch = torch_reader
 
-    monkeypatch.setattr(exporting, "run_network", lambda *a: right(*a) + 2e-3)
+    def off_by(change: float) -> Callable[..., Read]:
+        def made(network: TriageNetwork, recipe: Recipe) -> Read:
+            return lambda films: Reading(by_torch(network, recipe)(films).logits + change, np.empty((0, 0)))
+
+        return made
+
+    monkeypatch.setattr(exporting, "torch_reader", off_by(2e-3))
     with pytest.raises(ConfigurationError, match="export_mismatch"):
         export(run, here, "1.0.0", accept_failed=run.path.name)
-    monkeypatch.setattr(exporting, "run_network", lambda *a: right(*a) * np.nan)
+    monkeypatch.setattr(exporting, "torch_reader", off_by(np.nan))
     with pytest.raises(ConfigurationError, match="export_mismatch"):
         export(run, here, "1.0.0", accept_failed=run.path.name)
 
@@ -226,7 +235,7 @@ def test_what_fails_its_golden_test_or_is_too_large_leaves_no_folder(
     judged: Callable[[str], Run], here: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = judged("binary")
-    monkeypatch.setattr(exporting, "MAX_BYTES", {"tiny_cnn": 10_000})
+    monkeypatch.setattr(draft, "MAX_BYTES", {"tiny_cnn": 10_000})
     with pytest.raises(ConfigurationError, match="bundle_too_large"):
         export(run, here, "1.0.0", accept_failed=run.path.name)
     monkeypatch.undo()
@@ -243,7 +252,7 @@ def test_every_architecture_has_a_size_limit() -> None:
 
     from training.networks.spec import Architecture
 
-    assert set(exporting.MAX_BYTES) == set(get_args(Architecture))
+    assert set(draft.MAX_BYTES) == set(get_args(Architecture))
 
 
 def test_films_and_weights_from_before_the_fit_are_in_the_provenance(places: Places, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ def test_entries_are_sorted_and_complete(kept: Path) -> None:
     assert (first.value, first.n) == (0.99, 624)
     assert first.ci is not None
     assert first.baseline is not None
+    before = found.runs[0].metric("brier, uncalibrated")
+    assert before is not None
+    assert (before.value, before.n, before.ci is None) == (0.05, 624, False)
 
 
 def test_recording_again_replaces_and_changes_nothing_else(kept: Path, tmp_path: Path) -> None:
@@ -86,6 +89,7 @@ def test_seeds_show_each_the_mean_and_the_range(kept: Path) -> None:
     assert "official test of 624 films, 3 seeds" in text
     assert "| 1 | 0.9900 (0.9700 to 0.9900) |" in text
     assert "| mean (lowest to highest) | 0.9800 (0.9700 to 0.9900) |" in text
+    assert "| auprc | brier, uncalibrated | brier | nll, uncalibrated | nll |" in text
     assert seed_figures(load_reported(kept), "nothing") == "No run of `nothing` was recorded yet."
 
 
