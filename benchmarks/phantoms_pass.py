@@ -18,7 +18,8 @@ SUFFIX = "-phantoms-pass"
 
 
 def phantoms_pass(source: Path, root: Path, ref: BundleRef | None = None) -> BundleRef:
-    """Write the changed copy of a bundle (default: the `latest` of `source`) to `root`, make it the latest there, and verify it.
+    """Write the changed copy of a bundle (default: the `latest` of `source`) to `root`, make it the latest there, and verify it. A copy
+    that lies there is replaced.
 
     Raises:
         BundleError: there is no such bundle, or the copy does not verify.
@@ -34,6 +35,7 @@ def phantoms_pass(source: Path, root: Path, ref: BundleRef | None = None) -> Bun
         manifest["gate"]["actions"] = {
             code: "warn" if action == "refuse" else action for code, action in manifest["gate"]["actions"].items()
         }
+    shutil.rmtree(root / copy.name / copy.version, ignore_errors=True)
     shutil.copytree(source / ref.name / ref.version, root / copy.name / copy.version)
     (root / copy.name / copy.version / "manifest.json").write_bytes(manifest_bytes(validate_manifest(manifest)))
     BundleStore(root).verify(copy)

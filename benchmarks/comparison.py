@@ -1,0 +1,222 @@
+"""The floor, this service and the servers that its users would otherwise pick: one run, one machine, one bundle, the same films.
+
+Each of the others is tried at several settings; its best is measured. The network is DenseNet-121 with untrained weights, films are
+JPEG phantoms of 1,024 px, sent as uploads to all. Capacity is taken from closed loops, latency from open ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from app.bundle.manifest import REFERENCE_VARIANT
+from app.inference.cores import usable_cores
+from benchmarks import subjects
+from benchmarks.bundles import Network, densenet121_network, kept, write_competitors_files
+from benchmarks.competitors import environment
+from benchmarks.competitors.running import Name, Setting, settings
+from benchmarks.floor import Floor, floor
+from benchmarks.load import Arrivals, closed_loop, open_loop
+from benchmarks.outcome import Measured
+from benchmarks.overload import overload
+from benchmarks.profile import OVERLOADED, STRICT, Profile
+from benchmarks.questions import Reference, theirs
+from benchmarks.report import Report
+from benchmarks.subjects import Subject
+
+SAME: Final = "this service, fp32"
+DEFAULT: Final = "this service, default"
+JUDGED_AT: Final = 16  # connections of the closed loop that the ratios are taken from
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all the subjects share. model: the files that the other servers load; state: folder for the service's databases."""
+
+    root: Path
+    reference: Reference
+    model: Path
+    state: Path
+
+
+def prepare(folder: Path) -> Bench:
+    """Write the bundle with its variants, and the others' files; those that lie in the folder already are taken."""
+    root, model = folder / "densenet121", folder / "model"
+
+    def made() -> Network:
+        network = densenet121_network()
+        write_competitors_files(model, network)
+        return network
+
+    ref = kept(root, made, with_variants=True)
+    return Bench(root, Reference.of(root, ref), model, folder / "state")
+
+
+def compare(report: Report, bench: Bench, profile: Profile, *, others: bool = True) -> None:
+    """Floors, then every subject in turn, then the ratios."""
+    floors = {name: _floor(report, bench, profile, name) for name in ("none", REFERENCE_VARIANT)}
+    chosen = _chosen(report, _service(bench, DEFAULT, "auto", REFERENCE_VARIANT))
+    ours = [_service(bench, SAME, REFERENCE_VARIANT, REFERENCE_VARIANT), _service(bench, DEFAULT, "auto", chosen)]
+    if chosen != REFERENCE_VARIANT:
+        floors[chosen] = _floor(report, bench, profile, chosen)
+    closed = {subject.name: closed_loops(report, subject, profile) for subject in ours}
+    for subject in ours if profile.name == "full" else ours[:1]:
+        name = REFERENCE_VARIANT if subject.name == SAME else chosen
+        limit = floors.get(name, floors[REFERENCE_VARIANT]).per_s
+        open_loops(report, subject, profile, _capacity(closed[subject.name]), floor_per_s=limit)
+    if others:
+        for subject in best_of_others(report, bench, profile):
+            closed[subject.name] = closed_loops(report, subject, profile)
+            if profile.name == "full":
+                open_loops(report, subject, profile, _capacity(closed[subject.name]))
+    again = _floor(report, bench, profile, REFERENCE_VARIANT)
+    report.ratio("floor_after/floor_before", again.per_s / floors[REFERENCE_VARIANT].per_s)
+    _ratios(report, floors, chosen, closed)
+
+
+def _floor(report: Report, bench: Bench, profile: Profile, engine: str) -> Floor:
+    found = floor(bench.root, bench.reference.bundle.ref, profile.seconds / 2, engine)
+    report.fact(
+        f"floor in process, {'decode and preprocessing only' if engine == 'none' else engine}",
+        f"{found.per_s:.1f} images/s, {found.per_s / found.cores:.1f} per core, {found.cpu_ms:.1f} CPU-ms each, "
+        f"peak {found.peak_rss / 2**20:.0f} MiB",
+    )
+    report.data.setdefault("floors", []).append(asdict(found))
+    return found
+
+
+def _service(bench: Bench, name: str, engine: str, judge: str) -> Subject:
+    """engine: what the service is told; judge: the engine that computes the answers that are right."""
+    reference = Reference.of(bench.root, bench.reference.bundle.ref, judge)
+    return subjects.service(name, bench.root, reference, engine=engine, state=bench.state / engine)
+
+
+def _chosen(report: Report, subject: Subject) -> str:
+    with subject.start() as started:
+        chosen = subjects.engine_of_answer(started)
+    report.fact("engine that the service chose (CXR_ENGINE=auto)", chosen)
+    report.data["chosen"] = chosen
+    return chosen
+
+
+def closed_loops(report: Report, subject: Subject, profile: Profile) -> dict[int, Measured]:
+    rows = {}
+    with subject.start() as started:
+        _warm(started)
+        for n in profile.connections:
+            rows[n] = report.row(
+                closed_loop(
+                    started.target,
+                    subject.name,
+                    started.question,
+                    connections=n,
+                    seconds=profile.seconds,
+                    conditions=STRICT,
+                )
+            )
+    return rows
+
+
+def open_loops(
+    report: Report, subject: Subject, profile: Profile, capacity: float, *, floor_per_s: float | None = None
+) -> None:
+    """Poisson arrivals at shares of the subject's capacity; this service also at 0.89 of the floor's."""
+    for level in profile.levels:
+        with subject.start() as started:  # afresh: no backlog of the level before
+            _warm(started)
+            if level > 100 and floor_per_s is not None:
+                overload(report, subject.name, started, capacity, level, profile)
+                continue
+            arrivals = Arrivals.poisson(
+                capacity * level / 100, profile.open_s, len(started.question.requests), seed=level
+            )
+            conditions = OVERLOADED if level > 100 else STRICT
+            row, _ = open_loop(
+                started.target,
+                subject.name,
+                started.question,
+                arrivals,
+                load=f"open {level} %",
+                conditions=conditions,
+            )
+            report.row(row)
+    if floor_per_s is None:
+        return
+    with subject.start() as started:
+        _warm(started)
+        arrivals = Arrivals.poisson(0.89 * floor_per_s, profile.open_s, len(started.question.requests), seed=89)
+        row, _ = open_loop(
+            started.target, subject.name, started.question, arrivals, load="open 0.89 floor", conditions=STRICT
+        )
+        report.row(row)
+        report.ratio(f"p99/p50 at 0.89 of the floor ({subject.name})", row.latency.p99 / row.latency.p50)
+        report.ratio(f"refused at 0.89 of the floor ({subject.name})", row.refused / max(1, row.sent))
+
+
+def best_of_others(report: Report, bench: Bench, profile: Profile) -> list[Subject]:
+    """Try the settings of each for a moment; the fastest is measured."""
+    python, question = environment.python(), theirs(bench.reference)
+    chosen: list[Subject] = []
+    for name, tried in settings(usable_cores()).items():
+        best: tuple[float, Setting] | None = None
+        for setting in tried[: profile.trials]:
+            row = _trial(report, name, setting, python, bench, profile)
+            if row is not None and (best is None or row.per_s > best[0]):
+                best = row.per_s, setting
+        if best is None:
+            report.fact(f"{name}: not measured", "no setting answered")
+            continue
+        report.fact(f"{name}: best of {len(tried[: profile.trials])} settings", best[1].words)
+        chosen.append(subjects.competitor(best[1], python, bench.model, question))
+    return chosen
+
+
+def _trial(
+    report: Report, name: Name, setting: Setting, python: Path, bench: Bench, profile: Profile
+) -> Measured | None:
+    """A short load at one setting; None where it does not run. Rows with errors do not win: their answers are fewer."""
+    try:
+        with subjects.competitor(setting, python, bench.model, theirs(bench.reference)).start() as started:
+            _warm(started)
+            row = closed_loop(
+                started.target,
+                name,
+                started.question,
+                connections=JUDGED_AT,
+                seconds=profile.trial_s,
+                conditions=STRICT,
+            )
+    except RuntimeError as error:
+        print(f"{name} ({setting.words}): {error}", flush=True)
+        return None
+    print(f"  try {name} ({setting.words}): {row.per_s:.1f}/s, {row.errors} errors", flush=True)
+    trial = {"name": name, **setting.values, "per_s": row.per_s, "errors": row.errors, "refused": row.refused}
+    report.data.setdefault("trials", []).append(trial)
+    return row
+
+
+def _warm(started: subjects.Started) -> None:
+    closed_loop(
+        started.target, "", started.question, connections=4, seconds=60, requests=4 * usable_cores(), conditions=STRICT
+    )
+
+
+def _capacity(rows: dict[int, Measured]) -> float:
+    return max(row.per_s for row in rows.values())
+
+
+def _ratios(report: Report, floors: dict[str, Floor], chosen: str, closed: dict[str, dict[int, Measured]]) -> None:
+    """Those that the project promises. Of CPU where the client shares the cores, of images per second beside it."""
+    at = {name: rows[JUDGED_AT] for name, rows in closed.items()}
+    fp32 = floors[REFERENCE_VARIANT]
+    report.ratio("service/floor", fp32.cpu_ms / at[SAME].cpu_ms)
+    report.ratio("service/floor_images_per_second", at[SAME].per_s / fp32.per_s)
+    best = floors.get(chosen, fp32)
+    report.ratio("service_default/floor", best.cpu_ms / at[DEFAULT].cpu_ms)
+    report.ratio("default/fp32", at[DEFAULT].per_s / at[SAME].per_s)
+    report.ratio("default/fp32 of the floors", best.per_s / fp32.per_s)
+    for name, row in at.items():
+        if name not in {SAME, DEFAULT} and row.per_s:
+            report.ratio(f"default/{name}", at[DEFAULT].per_s / row.per_s)
+            report.ratio(f"fp32/{name}", at[SAME].per_s / row.per_s)
