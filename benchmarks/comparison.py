@@ -6,7 +6,11 @@ JPEG phantoms of 1,024 px, sent as uploads to all. Capacity is taken from closed
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +44,19 @@ class Bench:
     state: Path
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Floor and service in turn, one round beside the next. cpu, per_s: median of the rounds' ratios; floors: those that were taken."""
+
+    cpu: float
+    per_s: float
+    floors: tuple[Floor, ...]
+
+    @property
+    def floor_per_s(self) -> float:
+        return statistics.median(floor.per_s for floor in self.floors)
+
+
 def prepare(folder: Path) -> Bench:
     """Write the bundle with its variants, and the others' files; those that lie in the folder already are taken."""
     root, model = folder / "densenet121", folder / "model"
@@ -54,25 +71,54 @@ def prepare(folder: Path) -> Bench:
 
 
 def compare(report: Report, bench: Bench, profile: Profile, *, others: bool = True) -> None:
-    """Floors, then every subject in turn, then the ratios."""
-    floors = {name: _floor(report, bench, profile, name) for name in ("none", REFERENCE_VARIANT)}
+    """Every subject in turn, floors beside this service's rows, then the ratios."""
+    _floor(report, bench, profile, "none")
     chosen = _chosen(report, _service(bench, DEFAULT, "auto", REFERENCE_VARIANT))
-    ours = [_service(bench, SAME, REFERENCE_VARIANT, REFERENCE_VARIANT), _service(bench, DEFAULT, "auto", chosen)]
-    if chosen != REFERENCE_VARIANT:
-        floors[chosen] = _floor(report, bench, profile, chosen)
-    closed = {subject.name: closed_loops(report, subject, profile) for subject in ours}
-    for subject in ours if profile.name == "full" else ours[:1]:
-        name = REFERENCE_VARIANT if subject.name == SAME else chosen
-        limit = floors.get(name, floors[REFERENCE_VARIANT]).per_s
-        open_loops(report, subject, profile, _capacity(closed[subject.name]), floor_per_s=limit)
+    ours = {
+        REFERENCE_VARIANT: _service(bench, SAME, REFERENCE_VARIANT, REFERENCE_VARIANT),
+        chosen: _service(bench, DEFAULT, "auto", chosen),
+    }
+    sides = {subject.name: side_by_side(report, bench, profile, subject, engine) for engine, subject in ours.items()}
+    closed = {subject.name: closed_loops(report, subject, profile) for subject in ours.values()}
+    for engine, subject in ours.items() if profile.name == "full" else [*ours.items()][:1]:
+        open_loops(report, subject, profile, _capacity(closed[subject.name]))
+        near_the_floor(report, subject, profile, partial(_floor, report, bench, profile, engine))
     if others:
         for subject in best_of_others(report, bench, profile):
             closed[subject.name] = closed_loops(report, subject, profile)
             if profile.name == "full":
                 open_loops(report, subject, profile, _capacity(closed[subject.name]))
     again = _floor(report, bench, profile, REFERENCE_VARIANT)
-    report.ratio("floor_after/floor_before", again.per_s / floors[REFERENCE_VARIANT].per_s)
-    _ratios(report, floors, chosen, closed)
+    report.ratio("floor_after/floor_before", again.per_s / sides[SAME].floors[0].per_s)
+    _ratios(report, sides, closed)
+
+
+def side_by_side(report: Report, bench: Bench, profile: Profile, subject: Subject, engine: str) -> Sides:
+    """The floor before and after each of the service's rows: a machine whose clock wanders moves both."""
+    with subject.start() as started:
+        _warm(started)
+        floors, rows = [_floor(report, bench, profile, engine)], []
+        for _ in range(profile.sides):
+            rows.append(
+                closed_loop(
+                    started.target,
+                    subject.name,
+                    started.question,
+                    connections=JUDGED_AT,
+                    seconds=profile.seconds,
+                    conditions=STRICT,
+                )
+            )
+            floors.append(_floor(report, bench, profile, engine))
+    cpu, per_s = [], []
+    for row, (before, after) in zip(rows, pairwise(floors), strict=True):
+        report.row(replace(row, load=f"beside its floor, {JUDGED_AT}"))
+        cpu.append((before.cpu_ms + after.cpu_ms) / 2 / row.cpu_ms)
+        per_s.append(row.per_s / ((before.per_s + after.per_s) / 2))
+    report.fact(
+        f"{subject.name}: floor's CPU over the service's, {len(cpu)} rounds", ", ".join(f"{ratio:.3f}" for ratio in cpu)
+    )
+    return Sides(statistics.median(cpu), statistics.median(per_s), tuple(floors))
 
 
 def _floor(report: Report, bench: Bench, profile: Profile, engine: str) -> Floor:
@@ -118,15 +164,21 @@ def closed_loops(report: Report, subject: Subject, profile: Profile) -> dict[int
     return rows
 
 
-def open_loops(
-    report: Report, subject: Subject, profile: Profile, capacity: float, *, floor_per_s: float | None = None
-) -> None:
-    """Poisson arrivals at shares of the subject's capacity; this service also at 0.89 of the floor's."""
+def open_loops(report: Report, subject: Subject, profile: Profile, capacity: float) -> None:
+    """Poisson arrivals at shares of the subject's capacity. This service's is taken once more just before it is overloaded."""
     for level in profile.levels:
         with subject.start() as started:  # afresh: no backlog of the level before
             _warm(started)
-            if level > 100 and floor_per_s is not None:
-                overload(report, subject.name, started, capacity, level, profile)
+            if level > 100 and subject.name in (SAME, DEFAULT):
+                now = closed_loop(
+                    started.target,
+                    "",
+                    started.question,
+                    connections=JUDGED_AT,
+                    seconds=profile.seconds / 2,
+                    conditions=STRICT,
+                )
+                overload(report, subject.name, started, now.per_s, level, profile)
                 continue
             arrivals = Arrivals.poisson(
                 capacity * level / 100, profile.open_s, len(started.question.requests), seed=level
@@ -141,11 +193,13 @@ def open_loops(
                 conditions=conditions,
             )
             report.row(row)
-    if floor_per_s is None:
-        return
+
+
+def near_the_floor(report: Report, subject: Subject, profile: Profile, fresh: Callable[[], Floor]) -> None:
+    """Poisson arrivals at 0.89 of what the machine can do without a server: the share of MLPerf's best CPU server."""
     with subject.start() as started:
         _warm(started)
-        arrivals = Arrivals.poisson(0.89 * floor_per_s, profile.open_s, len(started.question.requests), seed=89)
+        arrivals = Arrivals.poisson(0.89 * fresh().per_s, profile.open_s, len(started.question.requests), seed=89)
         row, _ = open_loop(
             started.target, subject.name, started.question, arrivals, load="open 0.89 floor", conditions=STRICT
         )
@@ -206,16 +260,15 @@ def _capacity(rows: dict[int, Measured]) -> float:
     return max(row.per_s for row in rows.values())
 
 
-def _ratios(report: Report, floors: dict[str, Floor], chosen: str, closed: dict[str, dict[int, Measured]]) -> None:
+def _ratios(report: Report, sides: dict[str, Sides], closed: dict[str, dict[int, Measured]]) -> None:
     """Those that the project promises. Of CPU where the client shares the cores, of images per second beside it."""
     at = {name: rows[JUDGED_AT] for name, rows in closed.items()}
-    fp32 = floors[REFERENCE_VARIANT]
-    report.ratio("service/floor", fp32.cpu_ms / at[SAME].cpu_ms)
-    report.ratio("service/floor_images_per_second", at[SAME].per_s / fp32.per_s)
-    best = floors.get(chosen, fp32)
-    report.ratio("service_default/floor", best.cpu_ms / at[DEFAULT].cpu_ms)
+    report.ratio("service/floor", sides[SAME].cpu)
+    report.ratio("service/floor_images_per_second", sides[SAME].per_s)
+    report.ratio("service_default/floor", sides[DEFAULT].cpu)
+    report.ratio("service_default/floor_images_per_second", sides[DEFAULT].per_s)
     report.ratio("default/fp32", at[DEFAULT].per_s / at[SAME].per_s)
-    report.ratio("default/fp32 of the floors", best.per_s / fp32.per_s)
+    report.ratio("default/fp32 of the floors", sides[DEFAULT].floor_per_s / sides[SAME].floor_per_s)
     for name, row in at.items():
         if name not in {SAME, DEFAULT} and row.per_s:
             report.ratio(f"default/{name}", at[DEFAULT].per_s / row.per_s)
