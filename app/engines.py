@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ from app.imaging.header import ImageLimits
 from app.imaging.phantom import encode_jpeg, phantom
 from app.inference.batching import BatchingEngine
 from app.inference.engine import Engine, OnnxRuntimeEngine, cuda_built_in
-from app.inference.machine import fingerprint
+from app.inference.machine import fingerprint, runtimes
 from app.inference.measure import fastest, measure
 from app.inference.openvino import OpenVinoEngine
 from app.preprocessing import prepare
@@ -118,10 +119,11 @@ class Engines:
 
     Args:
         wanted: `auto`, or the name of a variant, which then serves or nothing does.
-        workers: threads that will call the engine at one time.
+        workers: threads that call the engine at one time when the machine is busy.
+        callers: most that ever do (a stat film has a thread of its own); default `workers`.
         cache_dir: of compiled networks; None compiles anew each time.
         choices: where choices are kept; None keeps none, and `auto` is the reference.
-        machine: fingerprint; default that of this machine with so many workers.
+        machine: fingerprint; default that of this machine with so many workers and these runtimes.
         measure: times engines; None never measures, and `auto` is the reference until somebody chose.
     """
 
@@ -130,6 +132,7 @@ class Engines:
         wanted: str = REFERENCE_VARIANT,
         *,
         workers: int = 1,
+        callers: int | None = None,
         cache_dir: Path | None = None,
         choices: EngineChoices | None = None,
         machine: str | None = None,
@@ -137,9 +140,10 @@ class Engines:
     ) -> None:
         self._wanted = wanted
         self._workers = workers
+        self._callers = max(workers, callers or 0)
         self._cache_dir = cache_dir
         self._choices = choices
-        self.machine = machine or fingerprint(workers)
+        self.machine = machine or f"{fingerprint(workers)}; {runtimes()}"
         self._measure = measure
 
     @property
@@ -174,6 +178,10 @@ class Engines:
         found = self.measure(bundle, gate)
         if choice is not None and choice.who != MEASURED:  # a person's word stands, for the machines that can follow it
             return found.chosen, choice
+        rival = self.newest(bundle.digest)
+        if rival is not None and rival != choice:  # another replica was sooner, or a person chose meanwhile
+            with suppress(BundleError):
+                return self.follow(bundle, rival, gate), rival
         return found.chosen, self.keep(bundle.digest, found, MEASURED)
 
     def follow(self, bundle: VerifiedBundle, choice: EngineChoice, gate: Engine | None) -> Chosen:
@@ -192,6 +200,8 @@ class Engines:
         """
         engine = self._engine(bundle, way, batch)
         self_test(bundle, engine, gate, variant=way.variant)
+        if batch > 1:  # another network is compiled for them, or other kernels are taken
+            self_test(bundle, _InBatches(engine, batch), gate, variant=way.variant)
         return Chosen(way, BatchingEngine(engine, batch) if batch > 1 else engine, batch)
 
     def candidates(
@@ -266,8 +276,8 @@ class Engines:
             return None
 
     def _engine(self, bundle: VerifiedBundle, way: Way, batch: int) -> Engine:
-        """Unbatched: as many calls side by side as workers, one thread each. Batched: one call with the threads of all."""
-        callers, threads = (1, self._workers) if batch > 1 else (self._workers, 1)
+        """Unbatched: as many calls side by side as there are callers, one thread each. Batched: one call with the threads of all."""
+        callers, threads = (1, self._workers) if batch > 1 else (self._callers, 1)
         if way.variant is None:
             return OnnxRuntimeEngine(bundle.network, threads=threads, device="cuda" if way.cuda else "cpu")
         precision = way.variant.precision
@@ -284,6 +294,24 @@ class Engines:
                 cache_dir=self._cache_dir,
             )
         return OnnxRuntimeEngine(network, threads=threads, precision="int8" if precision == "int8" else "fp32")
+
+
+class _InBatches:
+    """An engine that runs every film as the last of a full batch."""
+
+    def __init__(self, engine: Engine, batch: int) -> None:
+        self._engine = engine
+        self._batch = batch
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def run(self, tensor: NDArray[np.float32]) -> NetworkOutput:
+        return self._engine.run_many(np.repeat(tensor[None], self._batch, axis=0))[-1]
+
+    def run_many(self, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
+        return self._engine.run_many(tensors)
 
 
 class _WholeFilm:

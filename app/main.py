@@ -64,7 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
         poll_s=settings.bundle_poll_s,
         accept_failed_gate=settings.accept_failed_gate,
         engines=Engines(
-            settings.engine, workers=scheduler.workers, cache_dir=settings.engine_cache, choices=records.choices
+            settings.engine,
+            workers=scheduler.workers,
+            callers=scheduler.threads,
+            cache_dir=settings.engine_cache,
+            choices=records.choices,
         ),
         changed=lambda live: metrics.serve_bundle(
             live.manifest, live.bundle.digest, live.engine.info, live.bundle.reference

@@ -10,12 +10,14 @@ A row is called VALID only where it ran long enough, without errors, and every a
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from app.settings import PROJECT_ROOT
 from benchmarks import comparison, parts
+from benchmarks.competitors import environment
 from benchmarks.plot import draw
 from benchmarks.processes import end_children_when_ended, quiet_share
 from benchmarks.profile import FULL, QUICK, Profile
@@ -23,6 +25,7 @@ from benchmarks.readme import write_block
 from benchmarks.report import Report
 
 PARTS: Final = ("start", "compare", "identity", "routes", "formats", "shipped")
+AUDITED: Final = (comparison.SAME, comparison.DEFAULT, *(f"pneumonia-resnet18, {way}" for way in ("fp32", "default")))
 RESULTS: Final = PROJECT_ROOT / "benchmarks" / "results"
 
 
@@ -31,7 +34,11 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="minutes: does it run at all? No row of it is VALID")
-    parser.add_argument("--no-readme", action="store_true", help="write JSON and picture, leave README.md alone")
+    parser.add_argument(
+        "--no-readme",
+        action="store_true",
+        help="write JSON and picture, leave README.md alone; so does a run that is quick or has not all parts",
+    )
     parser.add_argument("--no-others", action="store_true", help="without the other servers (and their 1.4 GB)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for bench.json and bench.svg")
@@ -42,10 +49,16 @@ def main() -> None:
     profile = QUICK if options.quick else FULL
     end_children_when_ended()
     report = Report(profile.name, quiet_share())
+    whole = not (options.quick or options.no_others) and set(options.parts) == set(PARTS)
+    if not options.no_others and "compare" in options.parts:
+        environment.python()  # before anything is measured: what cannot be installed here says so at once
     with tempfile.TemporaryDirectory(prefix="cxr-bench-") as temporary:
         folder = options.work or Path(temporary)
-        measure(report, folder, profile, options.parts, others=not options.no_others)
-    finish(report, options.results, readme=not options.no_readme)
+        try:
+            measure(report, folder, profile, options.parts, others=not options.no_others)
+        finally:  # what was measured is kept whatever happens
+            report.write_json(options.results / "bench.json")
+    finish(report, options.results, readme=whole and not options.no_readme)
 
 
 def measure(report: Report, folder: Path, profile: Profile, wanted: list[str], *, others: bool) -> None:
@@ -65,19 +78,18 @@ def measure(report: Report, folder: Path, profile: Profile, wanted: list[str], *
             parts.routes(report, bench.root, bench.reference, profile)
         if "formats" in wanted:
             parts.formats(report, bench.root, bench.reference, profile, comparison.SAME)
-    judged = [r for r in report.rows if r.subject == comparison.SAME and r.load == f"closed {comparison.JUDGED_AT}"]
-    if judged and "audit" in report.data:
-        parts.audit_share(report, judged[0].cpu_ms)
+    for row in report.rows:
+        if "audit" in report.data and row.load == f"closed {comparison.JUDGED_AT}" and row.subject in AUDITED:
+            parts.audit_share(report, row.subject, row.cpu_ms)
 
 
 def finish(report: Report, results: Path, *, readme: bool) -> None:
-    """JSON, picture, README, and the ratios as the last lines."""
-    report.write_json(results / "bench.json")
+    """Picture, README, and the ratios as the last lines."""
     floors = {entry["engine"]: entry["per_s"] for entry in report.data.get("floors", []) if entry["engine"] != "none"}
     draw(report.rows, floors, results / "bench.svg")
     if readme:
-        picture = (results / "bench.svg").resolve().relative_to(PROJECT_ROOT)
-        write_block("figures:bench", report.markdown("make bench", [str(picture)]))
+        picture = os.path.relpath(results / "bench.svg", PROJECT_ROOT)
+        write_block("figures:bench", report.markdown("make bench", [picture]))
     report.print_ratios()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ CALIBRATION: Final = 32  # phantoms whose ranges the int8 network takes
 UNAVAILABLE: Final = frozenset({"engine_unavailable", "engine_precision"})
 
 
-def build(bundle: VerifiedBundle, name: str) -> Engine:
-    """The engine of the reference or of a variant, one thread to a call.
+def build(bundle: VerifiedBundle, name: str, callers: int = 1) -> Engine:
+    """The engine of the reference or of a variant, one thread to a call and as many calls side by side.
 
     Raises:
         BundleError: this machine cannot run it. KeyError: the bundle has no such variant.
@@ -37,7 +37,8 @@ def build(bundle: VerifiedBundle, name: str) -> Engine:
     if variant is None:
         raise KeyError(name)
     if variant.engine == "openvino":
-        return OpenVinoEngine(bundle.network, precision="bf16" if variant.precision == "bf16" else "fp32")
+        precision: Literal["bf16", "fp32"] = "bf16" if variant.precision == "bf16" else "fp32"
+        return OpenVinoEngine(bundle.network, precision=precision, callers=callers)
     return OnnxRuntimeEngine(bundle.int8 or b"", precision="int8")
 
 

@@ -59,7 +59,7 @@ def _judge(root: Path, ref: BundleRef, engine: str) -> Callable[[bytes], object]
     spec = bundle.manifest.input
     if engine == "none":
         return lambda data: prepare(decode(data, LIMITS), spec)
-    run = build(bundle, engine).run
+    run = build(bundle, engine, usable_cores()).run
     return lambda data: run(prepare(decode(data, LIMITS), spec).tensor)
 
 
@@ -71,12 +71,18 @@ def _measure(root: Path, ref: BundleRef, seconds: float, engine: str) -> Floor:
         judge(given[i % len(given)])
 
     cores = usable_cores()
+
+    def until(end: float) -> int:
+        n = 0
+        while time.perf_counter() < end:
+            one(n)
+            n += 1
+        return n
+
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(one, range(16)))
-        cpu, start, done = time.process_time(), time.perf_counter(), 0
-        while time.perf_counter() - start < seconds:
-            list(pool.map(one, range(32)))
-            done += 32
+        cpu, start = time.process_time(), time.perf_counter()
+        done = sum(pool.map(until, [start + seconds] * cores))
         took = time.perf_counter() - start
     cpu_ms = (time.process_time() - cpu) / done * 1e3
     return Floor(engine, done / took, cpu_ms, peak_rss_bytes(os.getpid()), took, done, cores)

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from app.inference.cores import usable_cores
-from benchmarks.load import Arrivals, Question, check, open_loop, send_at
-from benchmarks.outcome import Measured, Percentiles, Samples, measured, recovery_s
+from benchmarks.load import Arrivals, Question, Seen, check, open_loop, send_at
+from benchmarks.outcome import Cost, Measured, Percentiles, Samples, measured, recovery_s
 from benchmarks.profile import OVERLOADED, Profile
 from benchmarks.questions import with_urgent
 from benchmarks.report import Report
@@ -46,7 +46,7 @@ def overload(report: Report, subject: str, started: Started, capacity: float, le
             asked=question.name,
             load=f"open {level} %",
             answers=check(seen, question),
-            cost=seen.cost,
+            cost=_of_storm(seen, profile.open_s),
             cores=usable_cores(),
             conditions=OVERLOADED,
             schedule_s=profile.open_s,
@@ -56,6 +56,13 @@ def overload(report: Report, subject: str, started: Started, capacity: float, le
     recovered = recovery_s(seen.samples, profile.open_s, 2 * idle_p95_ms / 1e3)
     report.fact(f"{subject}, after {level} %: recovered after", f"{recovered:.2f} s")
     probe.tell(report, f"{subject}, at {level} %: /health/ready")
+
+
+def _of_storm(seen: Seen, ends_s: float) -> Cost:
+    """The cost of both loads, less the share of the answers of the calm."""
+    answered = seen.samples.answered
+    storm = float((answered & (seen.samples.scheduled_s < ends_s)).sum() / max(1, answered.sum()))
+    return replace(seen.cost, cpu_s=seen.cost.cpu_s * storm, generator_cpu_s=seen.cost.generator_cpu_s * storm)
 
 
 def _idle(started: Started, question: Question, forms: int, capacity: float, profile: Profile) -> float:

@@ -161,8 +161,8 @@ def identity(report: Report, folder: Path, profile: Profile) -> None:
             into.append(row.cpu_ms)
             if command is SERVE:
                 per_s.append(row.per_s)
-                last = row
-    report.row(replace(last, subject="this service, identity network"))
+    shown = _identity_row(root, reference, profile, SERVE, seconds=profile.seconds)
+    report.row(replace(shown, subject="this service, identity network"))
     with_audit, without = statistics.median(audited), statistics.median(unaudited)
     report.fact(
         "a request without a network: CPU beside decode and preprocessing",
@@ -176,11 +176,11 @@ def identity(report: Report, folder: Path, profile: Profile) -> None:
     _slow(report, root, reference, profile, folder)
 
 
-def audit_share(report: Report, cpu_ms: float) -> None:
+def audit_share(report: Report, who: str, cpu_ms: float) -> None:
     """What the trail adds to a request with a network. cpu_ms: of that request, trail included."""
     audit = report.data["audit"]
     added = statistics.median(audit["with_cpu_ms"]) - statistics.median(audit["without_cpu_ms"])
-    report.ratio("audit/request", added / (cpu_ms - added))
+    report.ratio(f"audit/request ({who})", added / (cpu_ms - added))
 
 
 def _identity_row(
@@ -189,7 +189,9 @@ def _identity_row(
     profile: Profile,
     command: tuple[str, ...],
     environment: dict[str, str] | None = None,
+    seconds: float | None = None,
 ) -> Measured:
+    """seconds: default a third of the profile's; a row that is shown has them all."""
     subject = service(
         "this service", root, reference, engine=REFERENCE_VARIANT, command=command, environment=environment,
         ask=lambda key: predict(reference, key),
@@ -201,7 +203,7 @@ def _identity_row(
             subject.name,
             started.question,
             connections=BUSY,
-            seconds=max(profile.seconds / 3, 3),
+            seconds=seconds or max(profile.seconds / 3, 3),
             conditions=STRICT,
         )
 
@@ -213,7 +215,8 @@ def _slow(report: Report, root: Path, reference: Reference, profile: Profile, fo
     if environment is None:
         report.fact(name, "not measured: no C compiler")
         return
-    row = report.row(replace(_identity_row(root, reference, profile, SERVE, environment), subject=f"identity, {name}"))
+    slow = _identity_row(root, reference, profile, SERVE, environment, seconds=profile.seconds)
+    row = report.row(replace(slow, subject=f"identity, {name}"))
     quick = next(r for r in reversed(report.rows) if r.subject == "this service, identity network")
     report.ratio(f"{name}/this disk, images per second", row.per_s / quick.per_s)
 

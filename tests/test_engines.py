@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from app.bundle.input_spec import InputSpec
 from app.bundle.store import BundleStore, VerifiedBundle
-from app.domain import PreparedInput, Radiograph
-from app.engines import CUDA, Engines, admitted
+from app.domain import NetworkOutput, PreparedInput, Radiograph
+from app.engines import CUDA, Engines, admitted, named
 from app.errors import BundleError
 from app.inference.batching import BatchingEngine
-from app.inference.engine import Engine, cuda_built_in
+from app.inference.cores import usable_cores
+from app.inference.engine import Engine, OnnxRuntimeEngine, cuda_built_in
+from app.inference.openvino import OpenVinoEngine, openvino
 from app.live import LiveBundles, check_bundle, load_bundle
 from app.preprocessing import prepare
 from app.records import EngineChoice, Records
@@ -25,6 +27,12 @@ from app.records.choices import EVERYWHERE
 from app.settings import Settings
 from tests.support.tiny_variants import make_variants, variant
 
+try:
+    openvino()
+    INSTALLED = True
+except BundleError:
+    INSTALLED = False
+needs_openvino = pytest.mark.skipif(not INSTALLED, reason="needs the extra openvino")
 MACHINE = "a machine; 2 cores"
 REFERENCE, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
 
@@ -94,6 +102,48 @@ def test_auto_measures_once_and_every_later_start_follows(store: BundleStore, re
     assert followed is not None
     assert followed.position == choice.position
     assert engines(records, slow, machine="another").engine_for(one, None)[0].name == REFERENCE
+
+
+def test_who_measured_while_another_chose_follows_the_other(store: BundleStore, records: Records) -> None:
+    one = bundle(store)
+
+    class Beaten(Figures):
+        def __call__(self, *args: Any) -> dict[str, float]:
+            if not self.asked:
+                records.choices.choose(EngineChoice(one.digest, MACHINE, REFERENCE, 1, {}, "measured"))
+            return super().__call__(*args)
+
+    chosen, choice = engines(records, Beaten(onnxruntime_fp32=10.0, onnxruntime_int8=4.0)).engine_for(one, None)
+    assert (chosen.name, records.choices.find(one.digest, MACHINE)) == (REFERENCE, choice)
+    assert len(records.choices.list(one.digest, MACHINE)) == 1
+
+
+def test_batches_are_held_to_the_golden_answers_too(store: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, whole = bundle(store), OnnxRuntimeEngine.run_many
+
+    def wrong(self: OnnxRuntimeEngine, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
+        moved = 0.0 if len(tensors) == 1 else 1.0
+        return [NetworkOutput(output.logits + moved, output.features) for output in whole(self, tensors)]
+
+    built = Engines(workers=2).build(one, admitted(one.manifest)[0], None, batch=2)
+    assert built.batch == 2
+    monkeypatch.setattr(OnnxRuntimeEngine, "run_many", wrong)
+    with pytest.raises(BundleError) as refused:
+        Engines(workers=2).build(one, admitted(one.manifest)[0], None, batch=2)
+    assert refused.value.code in {"golden_mismatch", "head_mismatch"}
+
+
+@needs_openvino
+def test_a_stat_film_has_a_stream_of_its_own(tmp_path: Path) -> None:
+    make_variants(tmp_path, variant("openvino-fp32"))
+    one = next(iter(BundleStore(tmp_path).list()))
+    way = named(BundleStore(tmp_path).verify(one).manifest, "openvino-fp32")
+    cores = usable_cores()  # a network has no more streams than there are
+    engine = Engines(workers=cores, callers=cores + 1).build(BundleStore(tmp_path).verify(one), way, None).engine
+    assert isinstance(engine, OpenVinoEngine)
+    networks = [engine._idle.get_nowait().get_compiled_model() for _ in range(cores + 1)]
+    assert [network.get_property("NUM_STREAMS") for network in networks] == [*([cores] * cores), 1]
+    assert engine._idle.empty()
 
 
 def test_a_tie_goes_to_the_reference(store: BundleStore, records: Records) -> None:

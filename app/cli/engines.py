@@ -114,13 +114,17 @@ def choose(
     everywhere: Annotated[
         bool, typer.Option("--everywhere", help="For every machine on this database, not only those like this one.")
     ] = False,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Most films of several requests in one call; `measure` says where that pays."),
+    ] = 1,
 ) -> None:
     """Let the running services serve the bundle with this engine, after it passed the golden self-test here; recorded with your name.
 
     Services started with another CXR_ENGINE than `auto` do not follow.
     """
     with _session(bundle) as session:
-        session.engines.build(session.bundle, named(session.bundle.manifest, variant), session.gate)
+        session.engines.build(session.bundle, named(session.bundle.manifest, variant), session.gate, batch=batch)
         machine = EVERYWHERE if everywhere else session.engines.machine
-        session.records.choices.choose(EngineChoice(session.bundle.digest, machine, variant, 1, {}, operator()))
+        session.records.choices.choose(EngineChoice(session.bundle.digest, machine, variant, batch, {}, operator()))
         typer.echo(f"{session.bundle.ref} is served with {variant} on {'every machine' if everywhere else machine}")

@@ -186,7 +186,10 @@ def _session(network: bytes, threads: int, device: Device) -> onnxruntime.Infere
             session = onnxruntime.InferenceSession(network, options, providers=wanted, enable_fallback=0)
         except Exception as error:  # the runtime's own exceptions share no base class
             raise BundleError(
-                "malformed_network", f"ONNX Runtime {onnxruntime.__version__} refuses the network: {error}"
+                "malformed_network"
+                if device == "cpu"
+                else "engine_unavailable",  # a GPU may be out of memory or libraries
+                f"ONNX Runtime {onnxruntime.__version__} refuses the network: {error}",
             ) from error
     providers = session.get_providers()
     if (

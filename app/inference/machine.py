@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from app.inference.cores import usable_cores
@@ -31,6 +33,15 @@ def fingerprint(cores: int | None = None, root: Path = Path("/")) -> str:
     flags = " ".join(sorted(next((facts[name] for name in _FLAGS if name in facts), "").split()))
     digest = hashlib.sha256(flags.encode()).hexdigest()[:12]
     return f"{model[:_MODEL_MAX_CHARS]}; flags {digest}; {cores or usable_cores(root)} cores"
+
+
+def runtimes() -> str:
+    """`onnxruntime 1.31.1, openvino 2026.4.1`: what is installed to run networks. Imports none of it."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu", "openvino"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 def process_age_s() -> float | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import LifoQueue
 from types import ModuleType
 from typing import Any, Final, Literal
 
@@ -67,7 +67,8 @@ class OpenVinoEngine:
         network: ONNX bytes that `app.bundle.onnx_walk` accepted.
         precision: what the arithmetic must be in; `int8` for a quantised network.
         threads: threads within one call.
-        callers: calls that run side by side.
+        callers: calls that run side by side. OpenVINO makes no more streams than there are cores; for further ones the network is
+            compiled a second time.
         most: films that one call of `run_many` may take together; a second copy of the network is compiled for more than one.
         cache_dir: folder of compiled networks, made where missing; None compiles anew each time.
 
@@ -98,7 +99,13 @@ class OpenVinoEngine:
             options["CACHE_DIR"] = str(cache_dir)
         self._film, self._one, self._many = _compiled(package, network, options, most)
         self._most = 1 if self._many is None else most
-        for compiled in filter(None, (self._one, self._many)):
+        streams = int(self._one.get_property("NUM_STREAMS"))
+        further = callers - streams
+        spare = None
+        if further > 0:
+            more = {**options, "NUM_STREAMS": further, "INFERENCE_NUM_THREADS": further * threads}
+            spare = _fixed(package, _core(package), network, more, [1, *self._film])
+        for compiled in filter(None, (self._one, self._many, spare)):
             effective = effective_precision(compiled)
             if effective != precision:
                 raise BundleError(
@@ -107,8 +114,13 @@ class OpenVinoEngine:
                 )
         return_freed_memory()
         self._info = EngineInfo("openvino", _version(package), precision, threads)
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-        self._idle_many: SimpleQueue[Any] = SimpleQueue()
+        # last in, first out: few callers keep few of them busy, and their memory warm
+        self._idle: LifoQueue[Any] = LifoQueue()
+        for compiled in (*([spare] * further), *([self._one] * min(callers, streams))):
+            self._idle.put(compiled.create_infer_request())
+        self._idle_many: LifoQueue[Any] = LifoQueue()
+        if self._many is not None:
+            self._idle_many.put(self._many.create_infer_request())
 
     @property
     def info(self) -> EngineInfo:
@@ -120,7 +132,7 @@ class OpenVinoEngine:
         Raises:
             InternalError: as `OnnxRuntimeEngine.run`.
         """
-        return self._infer(self._one, self._idle, checked_batch(tensor[None], self._film))[0]
+        return self._infer(self._idle, checked_batch(tensor[None], self._film))[0]
 
     def run_many(self, tensors: NDArray[np.float32]) -> list[NetworkOutput]:
         """As `run`, for N films float32 [N, C, S, S], at most `most` in one call.
@@ -133,23 +145,21 @@ class OpenVinoEngine:
         for start in range(0, len(batch), self._most):
             part = batch[start : start + self._most]
             if self._many is None or len(part) == 1:
-                outputs += self._infer(self._one, self._idle, part)
+                outputs += self._infer(self._idle, part)
             else:
-                outputs += self._infer(self._many, self._idle_many, part)
+                outputs += self._infer(self._idle_many, part)
         return outputs
 
-    def _infer(self, compiled: Any, idle: SimpleQueue[Any], batch: NDArray[np.float32]) -> list[NetworkOutput]:
-        try:
-            request = idle.get_nowait()
-        except Empty:
-            request = compiled.create_infer_request()
+    def _infer(self, idle: LifoQueue[Any], batch: NDArray[np.float32]) -> list[NetworkOutput]:
+        request = idle.get()
         try:
             request.infer({"image": batch}, share_inputs=True)
             # copies: the request's memory is used again by the next film
             logits, features = (np.array(request.get_tensor(name).data) for name in ("logits", "features"))
         except Exception as error:  # RuntimeError and its kin
             raise InternalError from error
-        idle.put(request)
+        finally:
+            idle.put(request)
         return films(logits, features, len(batch))
 
 

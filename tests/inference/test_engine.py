@@ -15,6 +15,7 @@ from app.domain import EngineInfo
 from app.errors import BundleError, InternalError
 from app.inference.engine import OnnxRuntimeEngine
 from app.inference.runtime import onnxruntime
+from tests.support.quantised import quantised
 from tests.support.tiny_network import SIZE, random_weights, tiny_network
 
 
@@ -60,6 +61,15 @@ def test_many_films_are_the_same_films_one_by_one(engine: OnnxRuntimeEngine) -> 
         alone = engine.run(values)
         np.testing.assert_allclose(output.logits, alone.logits, atol=1e-5)
         np.testing.assert_allclose(output.features, alone.features, atol=1e-5)
+
+
+def test_many_films_in_int8_are_the_same_films_one_by_one() -> None:
+    films = [film(seed) for seed in range(9)]
+    engine = OnnxRuntimeEngine(quantised(network().SerializeToString(), films[:4]), precision="int8")
+    for values, output in zip(films, engine.run_many(np.stack(films)), strict=True):
+        alone = engine.run(values)
+        np.testing.assert_allclose(output.logits, alone.logits, atol=1e-4)
+        np.testing.assert_allclose(output.features, alone.features, atol=1e-4)
 
 
 def test_a_network_with_a_fixed_batch_takes_films_one_by_one() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -110,14 +111,15 @@ def test_a_cpu_that_cannot_is_named(tmp_path: Path) -> None:
 
 
 @needs_openvino
-def test_many_films_are_the_same_films_one_by_one() -> None:
-    engine = OpenVinoEngine(network().SerializeToString(), precision="fp32", most=4)
+@pytest.mark.parametrize(("precision", "within"), [("fp32", 1e-5), pytest.param("bf16", 0.02, marks=needs_bf16)])
+def test_many_films_are_the_same_films_one_by_one(precision: Literal["fp32", "bf16"], within: float) -> None:
+    engine = OpenVinoEngine(network().SerializeToString(), precision=precision, most=4)
     films = np.stack([film(seed) for seed in range(11)])
     outputs = engine.run_many(films)
     for values, output in zip(films, outputs, strict=True):
         alone = engine.run(values)
-        np.testing.assert_allclose(output.logits, alone.logits, atol=1e-5)
-        np.testing.assert_allclose(output.features, alone.features, atol=1e-5)
+        np.testing.assert_allclose(output.logits, alone.logits, atol=within)
+        np.testing.assert_allclose(output.features, alone.features, atol=within)
 
 
 @needs_openvino
