@@ -81,13 +81,12 @@ def compare(report: Report, bench: Bench, profile: Profile, *, others: bool = Tr
     sides = {subject.name: side_by_side(report, bench, profile, subject, engine) for engine, subject in ours.items()}
     closed = {subject.name: closed_loops(report, subject, profile) for subject in ours.values()}
     for engine, subject in ours.items() if profile.name == "full" else [*ours.items()][:1]:
-        open_loops(report, subject, profile, _capacity(closed[subject.name]))
+        open_loops(report, subject, profile, profile.levels, _capacity(closed[subject.name]))
         near_the_floor(report, subject, profile, partial(_floor, report, bench, profile, engine))
     if others:
         for subject in best_of_others(report, bench, profile):
             closed[subject.name] = closed_loops(report, subject, profile)
-            if profile.name == "full":
-                open_loops(report, subject, profile, _capacity(closed[subject.name]))
+            open_loops(report, subject, profile, profile.others, _capacity(closed[subject.name]))
     again = _floor(report, bench, profile, REFERENCE_VARIANT)
     report.ratio("floor_after/floor_before", again.per_s / sides[SAME].floors[0].per_s)
     _ratios(report, sides, closed)
@@ -164,9 +163,9 @@ def closed_loops(report: Report, subject: Subject, profile: Profile) -> dict[int
     return rows
 
 
-def open_loops(report: Report, subject: Subject, profile: Profile, capacity: float) -> None:
+def open_loops(report: Report, subject: Subject, profile: Profile, levels: tuple[int, ...], capacity: float) -> None:
     """Poisson arrivals at shares of the subject's capacity. This service's is taken once more just before it is overloaded."""
-    for level in profile.levels:
+    for level in levels:
         with subject.start() as started:  # afresh: no backlog of the level before
             _warm(started)
             if level > 100 and subject.name in (SAME, DEFAULT):
