@@ -85,6 +85,7 @@ class Recipe(Part):
         """SHA-256 of everything that shapes the run: title, design, search and classical do not."""
         content = self.model_dump(mode="json", exclude={"title", "design", "search", "classical"})
         content["input"] = input_content(self.input)
+        del content["data"]["crossing"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -84,8 +84,9 @@ def score(
 
     Bundle, limits and checks are those of the service (CXR_BUNDLE pins a bundle), without its network, keys and queue.
 
-    A run that was stopped or killed goes on when the same command is given again; what was committed (every 1,000 films or 30 seconds)
-    is not judged again. While it is unfinished it lies in OUT.parts. Films that could not be had are rows with the status `failed`.
+    A run that was stopped or killed goes on when the same command is given again; what was committed (every 1,000 films,
+    or with the first film after 30 seconds) is not judged again. While it is unfinished it lies in OUT.parts. Films that could not be had
+    are rows with the status `failed`.
 
     Paths and UIDs stand in OUT as the caller's own identifiers, nothing else of a patient does. The audit trail gets the run, its counts
     and the SHA-256 of every part, never a path.

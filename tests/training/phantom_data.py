@@ -46,6 +46,7 @@ task = "binary"
 classes = ["normal", "pneumonia"]
 sources = [{{ kind = "manifest", folder = "kermany_hires" }}, {{ kind = "manifest", folder = "kermany_224" }}]
 test = "upstream"
+crossing = "leave_out"
 validation_each = 0.2
 cached_copies = 2
 duplicate_bits = 8  # phantoms resemble each other more than people do

@@ -69,6 +69,18 @@ def test_a_duplicated_picture_under_another_name_stops_the_run(tmp_path: Path) -
     assert not find_run("tiny", places(tmp_path)).complete
 
 
+def test_a_patient_of_the_test_among_the_training_films_stops_the_run(tmp_path: Path) -> None:
+    """As the phantoms have one, and the recipe does not say that their films are left out."""
+    write_data(tmp_path / "data")
+    rows = rows_of(tmp_path)
+    tested = {row["patient_id"] for row in rows if row["upstream_split"] == "test"}
+    (first,) = (row for row in rows if row["upstream_split"] == "train" and row["patient_id"] in tested)
+    recipe = tiny(tmp_path, TINY.replace('crossing = "leave_out"\n', ""))
+    with pytest.raises(ConfigurationError, match=first["path"]) as caught:
+        fit(recipe, places(tmp_path), Console(quiet=True))
+    assert caught.value.code == "leak"
+
+
 def test_without_the_copy_the_same_films_are_fitted(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.bundle.store import BundleRef, BundleStore
+from app.errors import ConfigurationError
 from training.cli.shared import console
 from training.gate.build import build_gated
 from training.gate.fit import GateFit
@@ -49,7 +50,10 @@ def readme_figures(
 
 def gate(  # noqa: PLR0917  typer passes by name
     ctx: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="The bundle, name/version, or its folder.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="The bundle, name/version, or its folder; or a run: the bundle that it was exported as."),
+    ],
     version: Annotated[
         str | None, typer.Option(help="Version of the bundle with the gate; default: the next minor one.")
     ] = None,
@@ -64,7 +68,9 @@ def gate(  # noqa: PLR0917  typer passes by name
     ] = PICTURES,
 ) -> None:
     """Fit the gate, measure it on films and pictures it has not seen, write the bundle's next version, make it the latest."""
-    parent = BundleRef.parse("/".join(bundle.parts[-2:]))
+    parent = BundleRef.parse(
+        "/".join(bundle.parts[-2:]) if len(bundle.parts) > 1 else _exported_as(bundle.name, ctx.obj)
+    )
     made = BundleStore(ctx.obj.bundles).read_manifest(parent).provenance.recipe
     part = replace(GateFit(), steps=steps, drawn=min(GateFit().drawn, steps * GateFit().others))
     version = version or _next_minor(parent)
@@ -72,6 +78,15 @@ def gate(  # noqa: PLR0917  typer passes by name
     for line in figure_lines(done.figures):
         typer.echo(line)
     typer.echo(f"{done.ref}: verified, digest {done.digest}")
+
+
+def _exported_as(run: str, places: Places) -> str:
+    """The bundle of a run. Raises ConfigurationError for an unknown run, or one that was not exported."""
+    found = find_run(run, places)
+    exported = found.optional_json("exported.json")
+    if exported is None:
+        raise ConfigurationError("step_missing", f"{found.path.name} was not exported; give a bundle, name/version")
+    return str(exported["bundle"])
 
 
 def variants(  # noqa: PLR0917  typer passes by name

@@ -34,6 +34,7 @@ from training.judging.checks import run_checks
 from training.judging.evaluate import evaluate as evaluate_step
 from training.judging.evaluate import summary
 from training.places import Places
+from training.publishing.export import Exported
 from training.publishing.export import export as export_run
 from training.publishing.promotion import promote as promote_run
 from training.publishing.report import write_report
@@ -198,6 +199,14 @@ def _export(run: Run, places: Places, version: str | None, accept_failed: str | 
         f"{done.ref}: verified, {done.size_bytes / 1e6:.1f} MB, digest {done.digest}; "
         f"torch and engine differ by at most {done.difference:.1e}"
     )
+    if done.latest:
+        typer.echo(f"{done.ref} is the latest: a service without a history starts with it")
+    else:
+        typer.echo(f"{done.ref} is not the latest and answers `research_only`: {_why(done)}")
+
+
+def _why(done: Exported) -> str:
+    return done.promotion.label if not done.promotion.passed else "its policy says so, or the licence of its films"
 
 
 def _next_version(places: Places, name: str) -> str:

@@ -30,7 +30,9 @@ def collect(sources: Iterable[Source], root: Path, part: DataPart | None = None)
     """
     films: list[Film] = []
     for source in sources:
-        found = list(named((r for r in _records(source, root) if _kept(source, r.film)), source, part))
+        found = list(
+            named((r for r in _records(source, root, labelled=part is not None) if _kept(source, r.film)), source, part)
+        )
         if not found:
             raise ConfigurationError(
                 "no_films", f"{source.folder} has no film that is wanted{_wanted(source, part, root)}"
@@ -49,12 +51,12 @@ def read_manifest(data: Path, folder: str) -> list[Film]:
     return collect((ManifestSource(folder=folder),), data)
 
 
-def _records(source: Source, root: Path) -> Iterator[Record]:
+def _records(source: Source, root: Path, *, labelled: bool = True) -> Iterator[Record]:
     match source:
         case ManifestSource():
             return manifest_records(source, root)
         case TreeSource():
-            return tree_records(source, root)
+            return tree_records(source, root, labelled=labelled)
         case TableSource():
             return table_records(source, root)
         case DicomSource():

@@ -134,6 +134,9 @@ class DataPart(Part):
     test: `upstream` = the films that upstream calls test; a share = of the patients, dealt out with `split_seed`; films of sources
     with side `test` come on top. validation_each: share of the pool for each half of the validation (fit, report).
     split_seed: deals out patients; apart from the recipe's seed, so that runs with different seeds see the same split.
+    crossing: what becomes of films outside the test whose patient, or whose picture under another name, is in it, as upstream splits
+    have them: `stop` says so before anything is fitted, `leave_out` uses them for nothing. It decides whether a run begins, not what
+    comes of it, so the digest leaves it out.
     cached_copies: how many versions of each training film the cache holds: 1 = as decoded, 2 = also recompressed at 224 px JPEG
     quality 75 as one source folder is, 3 = also at a random lower quality.
     duplicate_bits: films of different parts whose 256-bit perceptual hashes differ in at most this many bits are a leak.
@@ -145,6 +148,7 @@ class DataPart(Part):
     test: Literal["upstream"] | Share = "upstream"
     validation_each: Share = 0.1
     split_seed: int = Field(default=20261120, ge=0)
+    crossing: Literal["stop", "leave_out"] = "stop"
     cached_copies: int = Field(default=3, ge=1, le=3)
     duplicate_bits: int = Field(default=20, ge=0, le=64)
 

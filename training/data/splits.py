@@ -79,7 +79,8 @@ def recipe_splits(recipe: Recipe, places: Places) -> Splits:
 def make_splits(films: Sequence[Film], part: DataPart) -> Splits:
     """Deal out the films of the recipe's sources.
 
-    Raises ConfigurationError: `unknown_split`, `no_patient` (a film that only a source with a side may have), `leak`.
+    Raises ConfigurationError: `unknown_split`, `no_patient` (a film that only a source with a side may have), `leak` (also for films
+    of a test patient outside the test, unless the recipe leaves them out).
     """
     _check(films, part)
     group, stratum = _groups(films), _strata(films, part)
@@ -88,6 +89,8 @@ def make_splits(films: Sequence[Film], part: DataPart) -> Splits:
     tested = {group[f.path] for f in test}
     others = [f for f in films if f.path not in taken]
     crossing = [f for f in others if group[f.path] in tested]
+    if crossing and part.crossing == "stop":
+        raise _leak_of(crossing)
     pool = [f for f in others if group[f.path] not in tested]
     held_back = {group[f.path] for f in left_out}
     left_out += [f for f in pool if group[f.path] in held_back]
@@ -100,6 +103,16 @@ def make_splits(films: Sequence[Film], part: DataPart) -> Splits:
     splits = Splits(*(_sorted(p) for p in (train, fit, report, test, crossing, [*left_out, *beyond])))
     check_no_leak(splits)
     return splits
+
+
+def _leak_of(crossing: Sequence[Film]) -> ConfigurationError:
+    patients = sorted({film.patient or film.path for film in crossing})
+    return ConfigurationError(
+        "leak",
+        f"{len(crossing)} films outside the test are of patients or pictures in it, {crossing[0].path} first "
+        f"({len(patients)} patients: {', '.join(patients[:3])}{', ...' if len(patients) > 3 else ''}). "
+        'To use these films for nothing: data.crossing = "leave_out"',
+    )
 
 
 def check_no_leak(splits: Splits) -> None:

@@ -15,15 +15,19 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".dcm"})
 """What counts as a film here; what it really is, its content says when it is decoded."""
 
 
-def tree_records(source: TreeSource, root: Path) -> Iterator[Record]:
+def tree_records(source: TreeSource, root: Path, *, labelled: bool = True) -> Iterator[Record]:
     """The films in path order. Hidden files and files of other kinds are passed over.
 
-    Raises ConfigurationError where the folder is not there, a folder stands where a split should, or the pattern is none.
+    labelled: a film in no folder of a class is an error; without, it has no label (pre-training needs none).
+
+    Raises ConfigurationError where the folder is not there, a folder stands where a split should, or the pattern is none or fits the
+    name of no film.
     """
     folder = root / source.folder
     if not folder.is_dir():
         raise ConfigurationError("data_missing", f"no folder {source.folder} in {root}; pass the folder with --data")
     pattern = _pattern(source)
+    matched = 0
     for path in films_below(folder):
         parts = path.relative_to(folder).parts
         split, rest = (parts[0], parts[1:]) if source.splits else ("", parts)
@@ -31,19 +35,26 @@ def tree_records(source: TreeSource, root: Path) -> Iterator[Record]:
             raise ConfigurationError(
                 "unknown_split", f"{source.folder}/{split} is none of the splits {sorted(source.splits)} of the recipe"
             )
-        if len(rest) < 2:
+        if len(rest) < 2 and labelled:
             raise ConfigurationError("unknown_label", f"{source.folder}/{'/'.join(parts)} is in no folder of a class")
         match = pattern.search(path.name) if pattern else None
+        matched += match is not None
+        label = rest[0] if len(rest) > 1 else ""
         film = Film(
             path=path.relative_to(root).as_posix(),
             folder=source.folder,
             upstream_split=source.splits.get(split, ""),
-            label=rest[0],
+            label=label,
             patient=f"{source.folder}:{match['patient'] if match else path.stem}",
             licence=source.origin.licence if source.origin else "",
             side=source.side,
         )
-        yield Record(film, {rest[0]: 1})
+        yield Record(film, {label: 1} if label else {})
+    if pattern is not None and not matched:
+        raise ConfigurationError(
+            "no_patient",
+            f"patient pattern {source.patient!r} of {source.folder} fits the name of no film: each would be a patient",
+        )
 
 
 def films_below(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:

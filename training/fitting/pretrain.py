@@ -47,6 +47,7 @@ from training.networks.weights import body_bytes
 from training.places import Places
 from training.recipe import Recipe
 from training.runs import write_atomically
+from training.spec import input_content
 
 FORMAT = 1  # raise when the same recipe would give other weights
 WARM_UP = 0.1
@@ -147,7 +148,7 @@ def _limited(recipe: Recipe, films: Sequence[Film]) -> list[Film]:
 
 def _digest(recipe: Recipe, part: PretrainingPart, pixels: Pixels) -> str:
     choices = part.model_dump(mode="json", exclude={"sources"})
-    seen = [recipe.network.architecture, recipe.input.model_dump(mode="json"), recipe.training.autocast, recipe.seed]
+    seen = [recipe.network.architecture, input_content(recipe.input), recipe.training.autocast, recipe.seed]
     content = json.dumps([FORMAT, choices, seen, pixels.digest], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

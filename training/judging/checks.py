@@ -22,7 +22,7 @@ from training.data.cache import Pixels
 from training.data.films import Film
 from training.data.splits import Splits
 from training.judging.answers import Rule, answer
-from training.judging.evaluate import checked_splits, fixed_decision, load_logits
+from training.judging.evaluate import checked_splits, decision_digest, fixed_decision, load_logits
 from training.judging.explanations import explanation_report, groups_of
 from training.judging.gallery import write_gallery
 from training.judging.judge import plain_pixels
@@ -67,6 +67,7 @@ def run_checks(run: Run, places: Places, console: Console, limits: Limits | None
 
     figures: dict[str, Any] = {
         "weights_digest": run.weights_digest(),
+        "decision_digest": decision_digest(run),
         "data": "report-half of the validation",
         "n": len(subject.clean),
         "operating_point": subject.rule.point.name,

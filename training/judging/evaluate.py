@@ -53,7 +53,12 @@ def evaluate_hard(run: Run, places: Places) -> dict[str, Any]:
     _save_logits(run, "external", external)
     figures = selection(recipe, halves, external) | {"weights_digest": run.weights_digest()}
     trained = load_pixels(
-        places.data, splits.train, recipe.input, places.cache, copies=recipe.data.cached_copies, seed=recipe.seed
+        places.data,
+        splits.train,
+        recipe.input,
+        places.cache,
+        copies=recipe.data.cached_copies,
+        seed=recipe.data.split_seed,
     )
     fixed = fix(recipe, Halves(**halves), trained.statistics)
     run.write_json("decision.json", fixed.model_dump(mode="json"))

@@ -245,7 +245,12 @@ def patients_of(films: Sequence[Film]) -> NDArray[np.str_]:
 def _trained(splits: Splits, recipe: Recipe, places: Places, limits: Limits) -> Pixels:
     """Training films, at most `limits.train`, from the cache that fitting made."""
     whole = load_pixels(
-        places.data, splits.train, recipe.input, places.cache, copies=recipe.data.cached_copies, seed=recipe.seed
+        places.data,
+        splits.train,
+        recipe.input,
+        places.cache,
+        copies=recipe.data.cached_copies,
+        seed=recipe.data.split_seed,
     )
     scored = scored_films("train", whole.films, np.zeros((len(whole.films), len(recipe.data.outputs))), recipe)
     return some(whole, spread(scored, limits.train, recipe.seed))

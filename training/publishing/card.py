@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from app.bundle.gate_spec import PictureGate
-from app.bundle.manifest import REFERENCE_VARIANT, Estimate, Manifest, Metric, OperatingPoint
+from app.bundle.manifest import REFERENCE_VARIANT, Estimate, Manifest, Metric, OperatingPoint, Variant
 from training.judging.describe import INTERVALS
 from training.publishing import attributes
 
@@ -177,7 +177,7 @@ def variant_section(m: Manifest) -> list[str]:
     words = (
         f"The figures above are those of `{REFERENCE_VARIANT}`, by which every film can be judged. What others change, film by film on the "
         f"{m.variants[0].measured.data} (n = {m.variants[0].measured.n}); a bound stands behind each figure, and a variant that breaks "
-        "one is never served. `refitted`: calibration and thresholds are its own, fitted by the same rules on what it computes."
+        "one is never served. `its own`: what was fitted again, by the same rules, on what the variant computes."
     )
     rows = [
         (
@@ -186,7 +186,7 @@ def variant_section(m: Manifest) -> list[str]:
             f"{v.measured.logit_shift_max:.4f}, mean {v.measured.logit_shift_mean:.4f} (<= {v.bounds.logit:g})",
             "; ".join(f"{name} {count}" for name, count in v.measured.flips.items())
             + f" (<= {int(v.bounds.flips * v.measured.n)})",
-            "yes" if v.thresholds is not None else "no",
+            _own(v),
         )
         for v in m.variants
     ]
@@ -198,10 +198,15 @@ def variant_section(m: Manifest) -> list[str]:
     return [
         "## Variants",
         words,
-        table(("variant", "admitted", "change of a logit, largest", "decisions changed", "refitted"), rows),
+        table(("variant", "admitted", "change of a logit, largest", "decisions changed", "its own"), rows),
         "Change of the AUROC, both sides resampled alike by patients; the lower end of the interval is held against the bound.",
         table(("variant", "class", "change of the AUROC", "bound"), changes),
     ]
+
+
+def _own(variant: Variant) -> str:
+    kinds = {"calibration": variant.calibration, "thresholds": variant.thresholds}
+    return " and ".join(name for name, fitted in kinds.items() if fitted is not None) or "-"
 
 
 def _gate(m: Manifest) -> list[str]:

@@ -124,8 +124,8 @@ def _about(design: Design) -> str:
 
 
 def _design_rows(design: Design, kept: Reported) -> Iterable[tuple[str, ...]]:
-    recorded = [(recipe, kept.of(recipe)) for recipe in design.recipes if kept.of(recipe)]
     for figure in (f for f in design.figures if f.metric):
+        recorded = [(recipe, kept.of(recipe)) for recipe in figure.beside or design.recipes if kept.of(recipe)]
         named = (design.name, figure.what, f"{figure.shown}{f' ({figure.note})' if figure.note else ''}")
         shown = [cells for recipe, entries in recorded if (cells := _ours(figure, recipe, entries))]
         yield from ((*named, *cells) for cells in shown or [("-", "-", "-", "-")])

@@ -144,9 +144,9 @@ def test_a_tree_names_class_split_and_patient(data: Path) -> None:
         (ManifestSource(folder="nowhere"), "data_missing", "nowhere"),
         (TreeSource(folder="nowhere"), "data_missing", "nowhere"),
         (TreeSource(folder="tree", splits={"train": "train"}), "unknown_split", "tree/test"),
-        (TreeSource(folder="rsna_normal"), "unknown_label", "Normal-0"),
         (TreeSource(folder="tree", patient="(person"), "invalid_recipe", "pattern"),
         (TreeSource(folder="tree", patient=r"person\d+"), "invalid_recipe", "patient"),
+        (TreeSource(folder="tree", patient=r"^(?P<patient>case\d+)"), "no_patient", r"case.*fits the name of no film"),
         (TableSource(folder=TABLE, table="no.csv"), "data_missing", "no.csv"),
     ],
 )
@@ -154,6 +154,14 @@ def test_what_is_wrong_is_said(data: Path, source: Source, code: str, words: str
     with pytest.raises(ConfigurationError, match=words) as caught:
         collect([source], data)
     assert caught.value.code == code
+
+
+def test_films_in_no_folder_of_a_class_are_for_pretraining_alone(data: Path) -> None:
+    source = TreeSource(folder="rsna_normal", origin=ORIGIN)
+    assert {film.label for film in collect([source], data)} == {""}
+    with pytest.raises(ConfigurationError, match="Normal-0") as caught:
+        collect([source], data, _part(source))
+    assert caught.value.code == "unknown_label"
 
 
 def test_a_manifest_of_ones_own(data: Path, tmp_path: Path) -> None:

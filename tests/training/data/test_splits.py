@@ -20,7 +20,7 @@ from training.recipe import Recipe, load_recipe
 unhurried = settings(deadline=None)  # the cores are shared
 
 SOURCES = (ManifestSource(folder="kermany_hires"), ManifestSource(folder="kermany_224"))
-PART = DataPart(sources=SOURCES, validation_each=0.1)
+PART = DataPart(sources=SOURCES, validation_each=0.1, crossing="leave_out")
 SHARE = PART.model_copy(update={"test": 0.25})
 NONE = Splits((), (), (), (), (), ())
 
@@ -54,6 +54,18 @@ def test_official_parts_go_where_they_belong() -> None:
     assert [f.path for f in splits.left_out] == ["kermany_224/v.jpg"]
     assert len(splits.train) + len(splits.fit) + len(splits.report) == 198
     assert (len(splits.fit), len(splits.report)) == (20, 20)
+
+
+@pytest.mark.parametrize("group", ["", "d"], ids=["patient", "the same picture"])
+def test_a_test_patient_outside_the_test_stops_the_run(group: str) -> None:
+    """Unless the recipe says that such films are left out."""
+    planted = film("kermany_224/t.jpg", split="test", patient="somebody" if group else "p3", group=group)
+    films = [replace(f, duplicate_group=group if f.patient == "p3" else "") for f in _pool(60)]
+    stopping = PART.model_copy(update={"crossing": "stop"})
+    make_splits([*films, film("kermany_224/q.jpg", split="test", patient="q")], stopping)
+    with pytest.raises(ConfigurationError, match=r"2 films .*kermany_hires/6.jpg.*p3.*leave_out") as caught:
+        make_splits([*films, planted], stopping)
+    assert caught.value.code == "leak"
 
 
 def test_a_duplicate_group_is_kept_together_and_crosses_with_its_patient() -> None:

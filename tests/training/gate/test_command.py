@@ -17,15 +17,16 @@ BEFORE, AFTER = BundleRef("tiny", "1.0.0"), BundleRef("tiny", "1.1.0")
 FEW = ("--steps", "2", "--pictures", "5")  # what the gate has learnt does not matter here
 
 
-def gate(factory: Factory, version: str, *arguments: str) -> None:
-    factory("gate", str(factory.root / "bundles" / "tiny" / "1.0.0"), "--version", version, *FEW, *arguments)
+def gate(factory: Factory, version: str, *arguments: str, bundle: str = "") -> None:
+    folder = str(factory.root / "bundles" / "tiny" / "1.0.0")
+    factory("gate", bundle or folder, "--version", version, *FEW, *arguments)
 
 
 @pytest.fixture(scope="module")
 def made(exported: Factory, tmp_path_factory: pytest.TempPathFactory) -> Factory:
     """A factory with a bundle and its version with a gate."""
     factory = exported.copied(tmp_path_factory.mktemp("gate"))
-    gate(factory, "1.1.0", "--recipe", str(factory.recipe))
+    gate(factory, "1.1.0", "--recipe", str(factory.recipe), bundle="tiny")  # as the run was exported
     return factory
 
 
