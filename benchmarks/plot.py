@@ -16,9 +16,12 @@ def draw(rows: list[Measured], floors: dict[str, float], target: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend
 
     plt.rcParams.update({"svg.hashsalt": "cxr", "font.size": 9, "svg.fonttype": "path"})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    _capacity(left, rows, floors)
-    _latency(right, rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
+    closed, opened = _subjects(rows, "closed"), _subjects(rows, "open")
+    colours = {name: f"C{k}" for k, name in enumerate({**closed, **opened})}
+    _capacity(left, closed, floors, colours)
+    _latency(right, opened, colours)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -32,21 +35,27 @@ def _subjects(rows: list[Measured], load: str) -> dict[str, list[Measured]]:
     return found
 
 
-def _capacity(axes: Any, rows: list[Measured], floors: dict[str, float]) -> None:
-    for name, seen in _subjects(rows, "closed").items():
-        axes.plot([int(r.load.split()[1]) for r in seen], [r.per_s for r in seen], marker="o", label=name)
+def _capacity(
+    axes: Any, subjects: dict[str, list[Measured]], floors: dict[str, float], colours: dict[str, str]
+) -> None:
+    for name, seen in subjects.items():
+        at = [int(row.load.split()[1]) for row in seen]
+        axes.plot(at, [row.per_s for row in seen], marker="o", label=name, color=colours[name])
     for name, per_s in floors.items():
         axes.axhline(per_s, linestyle=":", color="gray", linewidth=1)
-        axes.text(1, per_s, f" floor, {name}", va="bottom", fontsize=7, color="gray")
+        axes.text(1, per_s, f"floor, {name}", va="bottom", fontsize=7, color="gray")
+    ticks = sorted({int(row.load.split()[1]) for seen in subjects.values() for row in seen})
     axes.set(xscale="log", xlabel="connections (closed loop)", ylabel="images/s", title="Capacity")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
 
 
-def _latency(axes: Any, rows: list[Measured]) -> None:
-    for name, seen in _subjects(rows, "open").items():
+def _latency(axes: Any, subjects: dict[str, list[Measured]], colours: dict[str, str]) -> None:
+    for name, seen in subjects.items():
         known = sorted((r for r in seen if r.latency.n and r.offered_per_s), key=lambda r: r.offered_per_s or 0.0)
-        axes.plot([r.offered_per_s for r in known], [r.latency.p99 for r in known], marker="o", label=name)
+        rates = [row.offered_per_s for row in known]
+        axes.plot(rates, [row.latency.p99 for row in known], marker="o", color=colours[name])
     axes.set(
         xscale="log",
         yscale="log",
@@ -54,5 +63,6 @@ def _latency(axes: Any, rows: list[Measured]) -> None:
         ylabel="p99 of the answered, ms, from the scheduled instant",
         title="Latency",
     )
-    if axes.lines:
-        axes.legend(fontsize=7)
+    ticks = [10, 20, 50, 100, 200, 500]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
