@@ -60,7 +60,9 @@ class Settings(BaseSettings):
         128_000_000, ge=1_000, description="Most body bytes held at one time by all requests together."
     )
     body_deadline_s: float = Field(30.0, gt=0, description="A request body must have arrived after this time.")
-    rate_limit_per_minute: int = Field(6_000, ge=1, description="Requests a key may make per minute (sliding window), of each replica.")
+    rate_limit_per_minute: int = Field(
+        6_000, ge=1, description="Requests a key may make per minute (sliding window), of each replica."
+    )
     image_min_px: int = Field(128, ge=1, description="Shortest accepted side of a JPEG or PNG.")
     image_max_px: int = Field(4_096, ge=64, description="Longest accepted side of a JPEG or PNG.")
     dicom_max_bytes: int = Field(

@@ -42,8 +42,11 @@ DICOM = "application/dicom"
 
 @pytest.fixture
 def judging(bundles_dir: Path) -> Iterator[tuple[Server, str]]:
-    """A service of its own with all its decoder children started, and a key."""
-    with serving(bundles_dir=bundles_dir, workers=WORKERS, rate_limit_per_minute=1_000_000) as server:
+    """A service of its own with all its decoder children started, and a key.
+
+    Without places for stat films: a third decoder would be kept for these, and nobody would miss it when it is killed.
+    """
+    with serving(bundles_dir=bundles_dir, workers=WORKERS, stat_places=0, rate_limit_per_minute=1_000_000) as server:
         key = server.key("service")
         for film in sound_films().values():
             assert post(server, key, film).status == 200

@@ -15,7 +15,7 @@ def test_all_five_designs_have_figures_notes_and_recipes() -> None:
         assert design.notes
         assert design.recipes
         assert len(design.figures) >= 5
-        named = [f.metric for f in design.figures if f.metric]
+        named = [(f.metric, f.beside) for f in design.figures if f.metric]
         assert len(named) == len(set(named))
 
 
