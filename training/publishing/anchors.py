@@ -38,7 +38,7 @@ class Design:
         return next((f.shown for f in self.figures if f.metric == metric), "")
 
 
-def _figures(*rows: tuple[str, str] | tuple[str, str, str]) -> tuple[AnchorFigure, ...]:
+def _figures(*rows: tuple[str, str] | tuple[str, str, str] | tuple[str, str, str, str]) -> tuple[AnchorFigure, ...]:
     return tuple(AnchorFigure(*row) for row in rows)
 
 
