@@ -36,7 +36,7 @@ from tests.support.dicom_films import as_bytes, file_dataset
 
 SIDES = (1_024, 2_048, 4_096)
 NEAR_SIDE = 1_024  # where the error of a reduced decode that the rule forbids is shown
-LIMITS = ImageLimits(min_px=1, max_px=8_192)
+LIMITS = ImageLimits(min_px=1, max_px=8_192, max_bytes=256_000_000)
 STEPS = ("hash", "decode", "resize", "normalise")
 _DECODE_S, _DECODE_BYTES = 120.0, 4_000_000_000
 

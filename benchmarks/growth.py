@@ -9,6 +9,7 @@ smallest; of what grows by nature, per unit (megapixels, films, rows).
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -178,7 +179,8 @@ def _found(records: Records, patient: str) -> None:
 
 
 def _drift(server: Server, key: str, hours: float) -> None:
-    reply = server.request("GET", f"/drift_report?window={hours:.6f}", key=key, Accept="application/json")
+    window = f"PT{max(1, math.ceil(hours * 60))}M"
+    reply = server.request("GET", f"/drift_report?window={window}", key=key, Accept="application/json")
     if reply.status != 200:
         raise RuntimeError(f"/drift_report answered {reply.status}: {reply.body[:300]!r}")
 
