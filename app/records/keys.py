@@ -73,6 +73,7 @@ class ApiKeys:
         """
         key = new_key_text()
         self._add(key, role, name, lane, by)
+        self._changed()
         return str(key)
 
     def ensure_admin_key(self, name: str = "first-admin") -> str | None:
@@ -86,6 +87,7 @@ class ApiKeys:
             if error.code == "keys_exist":
                 return None
             raise
+        self._changed()
         return str(key)
 
     def import_file(self, path: Path, *, by: str | None = None) -> int:
@@ -102,13 +104,16 @@ class ApiKeys:
         """
         wanted = _read_import(path)
         added = 0
-        for key, role, name, lane in wanted:
-            stored = self._stored(key.id)
-            if stored is None:
-                self._add(key, role, name, lane, by)
-                added += 1
-            elif stored.principal != Principal(key.id, name, role, lane) or not self.fits(stored, key):
-                raise RecordsError("key_conflict", f"another key with the id {key.id} exists")
+        try:
+            for key, role, name, lane in wanted:
+                stored = self._stored(key.id)
+                if stored is None:
+                    self._add(key, role, name, lane, by)
+                    added += 1
+                elif stored.principal != Principal(key.id, name, role, lane) or not self.fits(stored, key):
+                    raise RecordsError("key_conflict", f"another key with the id {key.id} exists")
+        finally:  # once: all keys are read again
+            self._changed()
         return added
 
     def revoke(self, key_id: str, *, by: str | None = None) -> None:
@@ -190,7 +195,6 @@ class ApiKeys:
             return seal_draft("key_created", by, payload)
 
         self._transact(transact)
-        self._changed()
 
 
 _STORED: Final = select(
