@@ -98,16 +98,7 @@ def side_by_side(report: Report, bench: Bench, profile: Profile, subject: Subjec
         _warm(started)
         floors, rows = [_floor(report, bench, profile, engine)], []
         for _ in range(profile.sides):
-            rows.append(
-                closed_loop(
-                    started.target,
-                    subject.name,
-                    started.question,
-                    connections=JUDGED_AT,
-                    seconds=profile.seconds,
-                    conditions=STRICT,
-                )
-            )
+            rows.append(_closed(started, subject.name, JUDGED_AT, profile.seconds))
             floors.append(_floor(report, bench, profile, engine))
     cpu, per_s = [], []
     for row, (before, after) in zip(rows, pairwise(floors), strict=True):
@@ -150,16 +141,7 @@ def closed_loops(report: Report, subject: Subject, profile: Profile) -> dict[int
     with subject.start() as started:
         _warm(started)
         for n in profile.connections:
-            rows[n] = report.row(
-                closed_loop(
-                    started.target,
-                    subject.name,
-                    started.question,
-                    connections=n,
-                    seconds=profile.seconds,
-                    conditions=STRICT,
-                )
-            )
+            rows[n] = report.row(_closed(started, subject.name, n, profile.seconds))
     return rows
 
 
@@ -169,14 +151,7 @@ def open_loops(report: Report, subject: Subject, profile: Profile, levels: tuple
         with subject.start() as started:  # afresh: no backlog of the level before
             _warm(started)
             if level > 100 and subject.name in (SAME, DEFAULT):
-                now = closed_loop(
-                    started.target,
-                    "",
-                    started.question,
-                    connections=JUDGED_AT,
-                    seconds=profile.seconds / 2,
-                    conditions=STRICT,
-                )
+                now = _closed(started, subject.name, JUDGED_AT, profile.seconds / 2)
                 overload(report, subject.name, started, now.per_s, level, profile)
                 continue
             arrivals = Arrivals.poisson(
@@ -232,14 +207,7 @@ def _trial(
     try:
         with subjects.competitor(setting, python, bench.model, theirs(bench.reference)).start() as started:
             _warm(started)
-            row = closed_loop(
-                started.target,
-                name,
-                started.question,
-                connections=JUDGED_AT,
-                seconds=profile.trial_s,
-                conditions=STRICT,
-            )
+            row = _closed(started, name, JUDGED_AT, profile.trial_s)
     except RuntimeError as error:
         print(f"{name} ({setting.words}): {error}", flush=True)
         return None
@@ -247,6 +215,12 @@ def _trial(
     trial = {"name": name, **setting.values, "per_s": row.per_s, "errors": row.errors, "refused": row.refused}
     report.data.setdefault("trials", []).append(trial)
     return row
+
+
+def _closed(started: subjects.Started, name: str, connections: int, seconds: float) -> Measured:
+    return closed_loop(
+        started.target, name, started.question, connections=connections, seconds=seconds, conditions=STRICT
+    )
 
 
 def _warm(started: subjects.Started) -> None:

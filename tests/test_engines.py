@@ -19,20 +19,15 @@ from app.errors import BundleError
 from app.inference.batching import BatchingEngine
 from app.inference.cores import usable_cores
 from app.inference.engine import Engine, OnnxRuntimeEngine, cuda_built_in
-from app.inference.openvino import OpenVinoEngine, openvino
+from app.inference.openvino import OpenVinoEngine
 from app.live import LiveBundles, check_bundle, load_bundle
 from app.preprocessing import prepare
 from app.records import EngineChoice, Records
 from app.records.choices import EVERYWHERE
 from app.settings import Settings
+from tests.support.openvino_here import needs_openvino
 from tests.support.tiny_variants import make_variants, variant
 
-try:
-    openvino()
-    INSTALLED = True
-except BundleError:
-    INSTALLED = False
-needs_openvino = pytest.mark.skipif(not INSTALLED, reason="needs the extra openvino")
 MACHINE = "a machine; 2 cores"
 REFERENCE, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
 

@@ -18,14 +18,8 @@ from app.inference.engine import OnnxRuntimeEngine
 from app.inference.openvino import OpenVinoEngine, openvino
 from app.settings import PROJECT_ROOT
 from tests.inference.test_engine import film, network
+from tests.support.openvino_here import INSTALLED, needs_openvino
 from tests.support.quantised import quantised
-
-try:
-    openvino()
-    INSTALLED = True
-except BundleError:
-    INSTALLED = False
-needs_openvino = pytest.mark.skipif(not INSTALLED, reason="needs the extra openvino")
 
 
 def capable(precision: str) -> bool:

@@ -22,7 +22,7 @@ from rich.progress import track
 from training.classical.features import Features, Gray, extractors
 from training.classical.models import Classifier, fit_classifier
 from training.classical.spec import ClassicalPart, Model
-from training.data.cache import Pixels, load_pixels
+from training.data.cache import Pixels, training_pixels
 from training.data.collect import collect
 from training.data.films import Film
 from training.data.splits import Splits, recipe_splits
@@ -78,14 +78,7 @@ def _folder(recipe: Recipe, part: ClassicalPart, model: Model) -> str:
 def _fit_and_judge(runs: Mapping[Model, Run], part: ClassicalPart, places: Places) -> None:
     recipe = next(iter(runs.values())).recipe
     splits = recipe_splits(recipe, places)
-    trained = load_pixels(
-        places.data,
-        splits.train,
-        recipe.input,
-        places.cache,
-        copies=recipe.data.cached_copies,
-        seed=recipe.data.split_seed,
-    )
+    trained = training_pixels(recipe, splits.train, places)
     fitted = _fit_all(tuple(runs), part, trained, recipe)
     answers: dict[Model, Answers] = {model: Answers() for model in runs}
     for place, name, films, gray in _sets(recipe, splits, places):

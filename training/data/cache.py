@@ -29,6 +29,8 @@ from app.imaging.decode import ImageLimits, decode
 from app.imaging.dicom.decoders import DecoderPool
 from app.preprocessing import resize_to_input
 from training.data.films import Film
+from training.places import Places
+from training.recipe import Recipe
 from training.spec import input_content
 
 LIMITS = ImageLimits(min_px=32, max_px=8192)  # wider than the service's: the smallest film here is 384 x 121 px
@@ -59,6 +61,18 @@ class Pixels:
     def plain(self) -> NDArray[np.uint8]:
         """uint8 [N, S, S]: the films as decoded, which is what the service sees."""
         return self.images[:, 0]
+
+
+def training_pixels(recipe: Recipe, films: Sequence[Film], places: Places) -> Pixels:
+    """Films of the recipe's training part with their copies: one cache for the fit, the figures and the baselines of all seeds."""
+    return load_pixels(
+        places.data,
+        films,
+        recipe.input,
+        places.cache,
+        copies=recipe.data.cached_copies,
+        seed=recipe.data.split_seed,
+    )
 
 
 def load_pixels(

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.errors import ConfigurationError
-from training.data.cache import Pixels, load_pixels
+from training.data.cache import Pixels, load_pixels, training_pixels
 from training.data.fingerprint import fingerprint
 from training.data.leaks import check_duplicates
-from training.data.splits import Splits, recipe_splits
+from training.data.splits import recipe_splits
 from training.data.targets import targets
 from training.fitting.average import Average, reestimate_statistics
 from training.fitting.checkpoint import State, restore, save, save_tensors, write_curve
@@ -107,7 +107,7 @@ def _films(run: Run, places: Places, group: Processes) -> Films:
         within = check_duplicates(splits, places, recipe.data.duplicate_bits)
     else:
         group.wait()
-    pixels = _pixels(recipe, splits, places)
+    pixels = training_pixels(recipe, splits.train, places)
     clean = load_pixels(places.data, splits.fit, recipe.input, places.cache) if recipe.training.early_stopping else None
     if group.first:
         sizes = {name: len(films) for name, films in vars(splits).items()}
@@ -139,17 +139,6 @@ def _check_unchanged(run: Run, facts: Mapping[str, Any], pixels: Pixels) -> None
             f"the films of {run.path.name} are not those that it was begun with (added, taken out, relabelled or changed): put "
             "them back, or delete the run's folder and fit anew",
         )
-
-
-def _pixels(recipe: Recipe, splits: Splits, places: Places) -> Pixels:
-    return load_pixels(
-        places.data,
-        splits.train,
-        recipe.input,
-        places.cache,
-        copies=recipe.data.cached_copies,
-        seed=recipe.data.split_seed,
-    )
 
 
 def _loss(recipe: Recipe, films: TrainingSet, device: torch.device) -> Loss:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from app.bundle.manifest import Estimate
 from app.errors import ConfigurationError
-from training.data.cache import load_pixels
+from training.data.cache import training_pixels
 from training.data.splits import Splits, recipe_splits
 from training.judging import ledger
 from training.judging.calibrate import NONE
@@ -52,14 +52,7 @@ def evaluate_hard(run: Run, places: Places) -> dict[str, Any]:
     _save_logits(run, "hard", {f"{half}/{s.name}": s for half, sets in halves.items() for s in sets})
     _save_logits(run, "external", external)
     figures = selection(recipe, halves, external) | {"weights_digest": run.weights_digest()}
-    trained = load_pixels(
-        places.data,
-        splits.train,
-        recipe.input,
-        places.cache,
-        copies=recipe.data.cached_copies,
-        seed=recipe.data.split_seed,
-    )
+    trained = training_pixels(recipe, splits.train, places)
     fixed = fix(recipe, Halves(**halves), trained.statistics)
     run.write_json("decision.json", fixed.model_dump(mode="json"))
     run.write_json("figures-hard.json", figures)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from app.decision import margins
-from training.data.cache import Pixels, load_pixels
+from training.data.cache import Pixels, training_pixels
 from training.data.films import Film
 from training.data.splits import Splits
 from training.data.targets import targets
@@ -244,14 +244,7 @@ def patients_of(films: Sequence[Film]) -> NDArray[np.str_]:
 
 def _trained(splits: Splits, recipe: Recipe, places: Places, limits: Limits) -> Pixels:
     """Training films, at most `limits.train`, from the cache that fitting made."""
-    whole = load_pixels(
-        places.data,
-        splits.train,
-        recipe.input,
-        places.cache,
-        copies=recipe.data.cached_copies,
-        seed=recipe.data.split_seed,
-    )
+    whole = training_pixels(recipe, splits.train, places)
     scored = scored_films("train", whole.films, np.zeros((len(whole.films), len(recipe.data.outputs))), recipe)
     return some(whole, spread(scored, limits.train, recipe.seed))
 
