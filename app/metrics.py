@@ -6,6 +6,7 @@ else is counted as `other`. Nothing of a request's content is ever a label.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -329,7 +330,7 @@ class _WithoutCreated(Collector):
 
 def bin_of(value: float, edges: NDArray[Any]) -> int:
     """Index of the bin of a value; bin i holds edges[i - 1] <= value < edges[i], the outer bins are open."""
-    return int(np.searchsorted(edges, value, side="right"))
+    return bisect_right(edges, value)  # numpy's gives the interpreter's lock away, and the event loop would wait for it
 
 
 def _statistics(statistics: InputStatistics, confidence: float | None) -> Iterable[tuple[str, float]]:

@@ -20,7 +20,7 @@ from app.bundle.input_spec import REDUCED_FROM, BorderCrop, Clahe, FixedNormalis
 from app.domain import Geometry, InputStatistics, PreparedInput, Radiograph
 
 _DARK_BELOW, _BRIGHT_ABOVE = 16, 239
-_STRIP_ROWS = 128
+_STRIP_ROWS = 256
 
 
 def prepare(radiograph: Radiograph, spec: InputSpec) -> PreparedInput:
@@ -126,10 +126,12 @@ def normalise(resized: NDArray[np.uint8], geometry: Geometry, spec: InputSpec) -
     levels = np.arange(256, dtype=np.float64)
     if isinstance(spec.normalisation, FixedNormalisation):
         norm = spec.normalisation
-        tables = [(levels / 255.0 - m) / s for m, s in zip(norm.mean, norm.std, strict=True)]
-        return np.stack([table.astype(np.float32)[resized] for table in tables])
-    plane = _standardised(resized, geometry, spec.normalisation, levels)
-    return np.ascontiguousarray(np.broadcast_to(plane, (spec.channels, *plane.shape)))
+        tensor = np.empty((len(norm.mean), *resized.shape), np.float32)
+        for plane, mean, std in zip(tensor, norm.mean, norm.std, strict=True):
+            cv2.LUT(resized, ((levels / 255.0 - mean) / std).astype(np.float32), dst=plane)
+        return tensor
+    film = _standardised(resized, geometry, spec.normalisation, levels)
+    return np.ascontiguousarray(np.broadcast_to(film, (spec.channels, *film.shape)))
 
 
 def to_original(values: NDArray[np.float32], geometry: Geometry, *, max_px: int | None = None) -> NDArray[np.float32]:
@@ -292,7 +294,7 @@ def _standardised(
     std = math.sqrt(max(0.0, float(counts @ (levels - mean) ** 2)))
     table = ((levels - mean) / max(std, norm.std_floor)).astype(np.float32)
     plane = np.zeros(resized.shape, np.float32)
-    plane[rows, columns] = table[film]
+    plane[rows, columns] = cv2.LUT(film, table)
     return plane
 
 

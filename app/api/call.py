@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +56,11 @@ class Call:
         return self.caller
 
 
+def new_request_id() -> str:
+    """Unique, 32 hex digits; no secret, so it need not come from the kernel, for which the event loop would give its turn away."""
+    return f"{random.getrandbits(128):032x}"
+
+
 def call_of(connection: HTTPConnection) -> Call:
     """The call that the boundary put into the scope."""
     call: Call = connection.scope[SCOPE_KEY]
@@ -67,7 +72,7 @@ def begin(scope: MutableMapping[str, Any], match: Match) -> Call:
     headers = Headers(raw=scope["headers"])
     sent = headers.get("x-request-id", "")
     call = Call(
-        request_id=sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex,
+        request_id=sent if _REQUEST_ID.fullmatch(sent) else new_request_id(),
         method=scope["method"],
         match=match,
         headers=headers,
