@@ -16,14 +16,15 @@ interval is the exact one (Clopper & Pearson 1934) for as many draws as there ar
 most 2), nll of the true class, ece_top_label of the highest probability against whether its class is the true one.
 
 Under `points`, `classes` are all classes of the recipe, for binary the negative one too; `overall` is accuracy, balanced_accuracy (mean
-sensitivity over the classes; multilabel: mean of sensitivity and specificity over the labels) and macro_f1; multilabel accuracy is
-the share of right answers among all known pairs of film and label. A hierarchical point also has its `price`: recall of the fallback
-class, beside that of argmax. A conformal point has coverage, mean_set_size, singleton_share, empty_share and `sets` instead.
+sensitivity over the classes; multilabel: mean of sensitivity and specificity over the labels), macro_f1, and of more than two classes
+macro_ppv and macro_sensitivity, means over those that have a value on the films as they are. Multilabel accuracy is the share of right
+answers among all known pairs of film and label. A hierarchical point also has its `price`: recall of the fallback class, beside that of
+argmax. A conformal point has coverage, mean_set_size, singleton_share, empty_share and `sets` instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from training.judging import weighted
 from training.judging.calibrate import NONE
 from training.judging.conformal import named_sets, set_figures
 from training.judging.decide import Fixed
-from training.judging.figures import SCORES, Replicated, class_scores, estimates
+from training.judging.figures import READ_OFF, SCORES, Replicated, class_scores, estimates
 from training.judging.predict import Decided, decide_all, true_class
 from training.judging.scored import Floats, Scored
 from training.recipe import Recipe
@@ -51,7 +52,7 @@ def describe(recipe: Recipe, fixed: Fixed, films: Scored) -> dict[str, Any]:
     """All figures of the set (module docstring)."""
     if not len(films):
         return {"n": 0, "patients": 0, "classes": {}, "macro": {}, "calibration": {}, "points": {}}
-    names = (*SCORES, "ece_top_label") if films.task == "binary" else SCORES
+    names = (*SCORES, "ece_top_label", READ_OFF) if films.task == "binary" else SCORES
     parts = {} if films.task == "multilabel" else {"joint": joint_scores(films, fixed.calibration)}
     decided = {p.name: decide_all(films, fixed.calibration, p, recipe.data.classes) for p in fixed.operating_points}
     for point in fixed.operating_points:
@@ -131,14 +132,23 @@ def _class_figures(films: Scored, decided: Decided) -> Replicated:
     truth = true_class(films)
     right = decided.answers[np.arange(len(truth)), truth].astype(np.float64)
 
+    def rates(weights: Floats) -> dict[str, dict[str, Floats]]:
+        return {
+            name: weighted.rates(**weighted.counts(weights, truth == k, decided.answers[:, k]))
+            for k, name in enumerate(decided.classes)
+        }
+
+    mean = _means(rates(np.ones((1, len(films)))))
+
     def figures(weights: Floats) -> dict[str, Floats]:
-        found: dict[str, Floats] = {}
-        for k, name in enumerate(decided.classes):
-            cells = weighted.counts(weights, truth == k, decided.answers[:, k])
-            found |= {f"{name}|{rate}": value for rate, value in weighted.rates(**cells).items()}
+        by_class = rates(weights)
+        found = {f"{name}|{rate}": value for name, f in by_class.items() for rate, value in f.items()}
         found["overall|accuracy"] = weighted.mean(weights, right)
-        found["overall|balanced_accuracy"] = _mean([found[f"{name}|sensitivity"] for name in decided.classes])
-        found["overall|macro_f1"] = _mean([found[f"{name}|f1"] for name in decided.classes])
+        found["overall|balanced_accuracy"] = _mean([f["sensitivity"] for f in by_class.values()])
+        found["overall|macro_f1"] = _mean([f["f1"] for f in by_class.values()])
+        if films.task != "binary":
+            found["overall|macro_ppv"] = mean(by_class, "ppv")
+            found["overall|macro_sensitivity"] = mean(by_class, "sensitivity")
         return found
 
     return figures
@@ -158,11 +168,7 @@ def _label_figures(films: Scored, decided: Decided) -> Replicated:
         }
         return {name: weighted.rates(**cell) for name, cell in cells.items()}
 
-    plain = rates(np.ones((1, len(films))))
-
-    def mean(found: Mapping[str, Mapping[str, Floats]], *names: str) -> Floats:
-        both = [f for label, f in found.items() if all(np.isfinite(plain[label][n][0]) for n in names)]
-        return _mean([f[n] for f in both for n in names]) if both else np.array([np.nan])
+    mean = _means(rates(np.ones((1, len(films)))))
 
     def figures(weights: Floats) -> dict[str, Floats]:
         by_label = rates(weights)
@@ -170,9 +176,21 @@ def _label_figures(films: Scored, decided: Decided) -> Replicated:
         found["overall|accuracy"] = weighted.divided(weights @ right, weights @ pairs)
         found["overall|balanced_accuracy"] = mean(by_label, "sensitivity", "specificity")
         found["overall|macro_f1"] = mean(by_label, "f1")
+        found["overall|macro_ppv"] = mean(by_label, "ppv")
+        found["overall|macro_sensitivity"] = mean(by_label, "sensitivity")
         return found
 
     return figures
+
+
+def _means(plain: Mapping[str, Mapping[str, Floats]]) -> Callable[..., Floats]:
+    """What takes the mean of rates over the classes that have all of them in `plain`, the films as they are; nan without such a class."""
+
+    def mean(found: Mapping[str, Mapping[str, Floats]], *names: str) -> Floats:
+        having = [f for name, f in found.items() if all(np.isfinite(plain[name][n][0]) for n in names)]
+        return _mean([f[n] for f in having for n in names]) if having else np.array([np.nan])
+
+    return mean
 
 
 def _price(films: Scored, fallback: str, decided: Decided, argmax: Decided) -> Replicated:

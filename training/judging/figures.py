@@ -28,6 +28,7 @@ SCORES = ("auroc", "auprc", "brier", "nll", "ece", "ece_equal_width")
 Replicated = Callable[[Floats], Mapping[str, Floats]]  # weights [B, N] -> figures [B] by name
 Measure = Callable[[Floats], Floats]  # weights [B, N] -> one figure [B]
 _ABSOLUTE = re.compile(r"(^|[/| ])ece(_[a-z_]+)?([|]|$)")  # names of calibration errors
+READ_OFF = "sensitivity_at_90_specificity"  # on the films it is read from, so a little too good: no operating point
 _CELLS = 4_000_000  # entries of a weight matrix held at once: 32 MB
 
 
@@ -149,6 +150,7 @@ def _mean_of(losses: Callable[[Labels, Floats], Floats]) -> Callable[[Judged], M
 MEASURES: dict[str, Callable[[Judged], Measure]] = {
     "auroc": lambda films: lambda weights: weighted.auroc(weights, films.labels, films.margins),
     "auprc": lambda films: lambda weights: weighted.auprc(weights, films.labels, films.margins),
+    READ_OFF: lambda films: lambda weights: weighted.sensitivity_at(weights, films.labels, films.margins, 0.9),
     "brier": _mean_of(weighted.squared_errors),
     "nll": _mean_of(weighted.log_losses),
     "ece": _equal_mass,

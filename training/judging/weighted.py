@@ -32,6 +32,18 @@ def auprc(weights: Floats, labels: Labels, scores: Floats) -> Floats:
     return divided(np.einsum("bg,bg->b", positive, precision), positive.sum(axis=1))
 
 
+def sensitivity_at(weights: Floats, labels: Labels, scores: Floats, specificity: float) -> Floats:
+    """Read off the ROC curve: the largest share of positives at or above any score at which at least `specificity` of the negatives
+    lie below. No interpolation, 0 where only the threshold above all scores is specific enough; nan for one class."""
+    every, positive = _grouped(weights, labels, scores)
+    zero = np.zeros((len(weights), 1))
+    below, missed = (np.hstack([zero, np.cumsum(part, axis=1)]) for part in (every - positive, positive))
+    enough = below >= specificity * below[:, -1:] - 1e-9  # whole numbers: the margin is for the product's rounding
+    lowest = np.argmax(enough, axis=1)[:, None]
+    both = np.where(below[:, -1] > 0, missed[:, -1], 0.0)
+    return divided(missed[:, -1] - np.take_along_axis(missed, lowest, axis=1)[:, 0], both)
+
+
 def mean(weights: Floats, values: Floats) -> Floats:
     """Mean of values [N] over the films as often as they count."""
     return divided(weights @ values, weights.sum(axis=1))

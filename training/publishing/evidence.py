@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.bundle.manifest import Baseline, Estimate, Metric
+from training.judging.figures import READ_OFF
 from training.recipe import Recipe
 from training.runs import Run
 
@@ -19,7 +20,7 @@ HARD = "hard validation"
 SLICES = "slices of the report half"
 EXTERNAL = "external: "  # what the names of external sets begin with
 OFFICIAL, TEST = "official test", "test patients"
-SCORES = ("auroc", "auprc", "brier", "nll", "ece", "ece_equal_width", "ece_top_label")
+SCORES = ("auroc", "auprc", "brier", "nll", "ece", "ece_equal_width", "ece_top_label", READ_OFF)
 BRIEF = ("auroc", "auprc", "brier", "ece")  # what is kept per class where there are many classes
 
 
@@ -143,19 +144,6 @@ def _set_metrics(figures: Figures, data: str, described: dict[str, Any]) -> list
             tag = f"[{name}]" if sets or recipe.data.task != "binary" else ""
             rates |= {f"{k}{tag}": v for k, v in content.get("classes", {}).get(name, {}).items()}
         found += [Metric(name=f"{k}@{point}", data=data, n=n, **v) for k, v in rates.items()]
-        found += _means(recipe, data, n, point, content.get("classes", {}))
-    return found
-
-
-def _means(recipe: Recipe, data: str, n: int, point: str, classes: Mapping[str, Any]) -> list[Metric]:
-    """Plain means of precision and recall over the classes that have them, without interval, as tables of many labels give them."""
-    if recipe.data.task == "binary":
-        return []
-    found = []
-    for rate in ("ppv", "sensitivity"):
-        values = [classes[c][rate]["value"] for c in rated(recipe) if rate in classes.get(c, {})]
-        if values:
-            found.append(Metric(name=f"macro_{rate}@{point}", data=data, n=n, value=sum(values) / len(values)))
     return found
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from app.bundle.manifest import Manifest, Metric
 from app.errors import ConfigurationError
 from training.judging import ledger
+from training.judging.figures import READ_OFF
 from training.publishing.anchors import COMMON_NOTE, DESIGNS, S0, S2, AnchorFigure, Design
 from training.publishing.card import number, table, variant_section
 from training.publishing.evidence import HARD, OFFICIAL, REPORT_CLEAN, REPORT_MIX
@@ -21,6 +22,7 @@ SEED_FIGURES = (
     "auroc",
     "auprc",
     *(f"{name}{ending}" for name in ("brier", "nll", "ece") for ending in (", uncalibrated", "")),
+    READ_OFF,
     *(f"{rate}@rule-in" for rate in ("sensitivity", "specificity")),
 )
 

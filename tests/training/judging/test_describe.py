@@ -14,6 +14,7 @@ from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.judging.test_points import CLASSES, HIERARCHICAL, recipe
 from training.judging.decide import Fixed, Halves, fix
 from training.judging.describe import describe
+from training.judging.figures import READ_OFF
 from training.judging.scored import Scored
 from training.recipe import Recipe
 
@@ -63,6 +64,10 @@ def test_the_figures_of_several_classes_are_those_of_scikit_learn(several: tuple
         )
     assert _value(body["overall"]["accuracy"]) == pytest.approx(report["accuracy"])
     assert _value(body["overall"]["macro_f1"]) == pytest.approx(report["macro avg"]["f1-score"])
+    assert _value(body["overall"]["macro_ppv"]) == pytest.approx(report["macro avg"]["precision"])
+    assert _value(body["overall"]["macro_sensitivity"]) == pytest.approx(report["macro avg"]["recall"])
+    low, high = body["overall"]["macro_ppv"]["ci"]
+    assert low < _value(body["overall"]["macro_ppv"]) < high
     assert _value(body["overall"]["balanced_accuracy"]) == pytest.approx(
         metrics.balanced_accuracy_score(truth, predicted)
     )
@@ -121,8 +126,9 @@ def test_a_binary_point_shows_both_classes() -> None:
     found = describe(part, _fixed(part, films, films), films)
     assert list(found["classes"]) == ["pneumonia"]
     scores = found["classes"]["pneumonia"]["scores"]
-    assert set(scores) == {"auroc", "auprc", "brier", "nll", "ece", "ece_equal_width", "ece_top_label"}
+    assert set(scores) == {"auroc", "auprc", "brier", "nll", "ece", "ece_equal_width", "ece_top_label", READ_OFF}
     assert found["macro"] == scores
+    assert "macro_ppv" not in found["points"]["screening"]["overall"]
     assert found["joint"]["brier"]["value"] == pytest.approx(2 * scores["brier"]["value"])  # both classes' errors
     point = found["points"]["screening"]
     assert point["classes"]["normal"]["sensitivity"] == point["classes"]["pneumonia"]["specificity"]

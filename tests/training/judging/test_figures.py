@@ -10,6 +10,7 @@ from sklearn import metrics
 
 from app.domain import Task
 from app.errors import ConfigurationError
+from training.judging import weighted
 from training.judging.calibrate import NONE
 from training.judging.figures import (
     Judged,
@@ -54,6 +55,29 @@ def test_scores_equal_scikit_learn_ties_included(rows: list[tuple[int, int]]) ->
     assert brier(y, p) == pytest.approx(metrics.brier_score_loss(y, p), abs=1e-12)
     inner = np.clip(p, 0.01, 0.99)
     assert nll(y, inner) == pytest.approx(metrics.log_loss(y, inner), abs=1e-12)
+
+
+@unhurried
+@given(rows=films, share=st.sampled_from([0.5, 0.8, 0.9, 1.0]), seed=st.integers(0, 1000))
+def test_sensitivity_at_a_specificity_is_the_best_threshold_of_all(
+    rows: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    """Every threshold tried in turn, on resampled films: whole counts, so that 9 of 10 is 90 %."""
+    y, p = _arrays(rows)
+    weights = np.random.default_rng(seed).integers(0, 3, size=(4, len(y))).astype(np.float64)
+    for row, found in zip(weights, weighted.sensitivity_at(weights, y, p, share), strict=True):
+        drawn = np.repeat(np.arange(len(y)), row.astype(int))
+        truth, scores = y[drawn], p[drawn]
+        if len(set(truth)) < 2:
+            assert np.isnan(found)
+            continue
+        negatives = int((truth == 0).sum())
+        tried = [
+            np.mean(scores[truth == 1] >= t)
+            for t in [*scores, 2.0]
+            if 10 * int((scores[truth == 0] < t).sum()) >= round(10 * share) * negatives
+        ]
+        assert found == pytest.approx(max(tried), abs=1e-12)
 
 
 def test_one_class_has_no_auroc() -> None:
