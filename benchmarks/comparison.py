@@ -7,7 +7,8 @@ JPEG phantoms of 1,024 px, sent as uploads to all. Capacity is taken from closed
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -85,6 +86,7 @@ def compare(report: Report, bench: Bench, profile: Profile, *, others: bool = Tr
         near_the_floor(report, subject, profile, partial(_floor, report, bench, profile, engine))
     if others:
         for subject in best_of_others(report, bench, profile):
+            in_turn(report, [*ours.values()], subject, profile)
             closed[subject.name] = closed_loops(report, subject, profile)
             open_loops(report, subject, profile, profile.others, _capacity(closed[subject.name]))
     again = _floor(report, bench, profile, REFERENCE_VARIANT)
@@ -109,6 +111,23 @@ def side_by_side(report: Report, bench: Bench, profile: Profile, subject: Subjec
         f"{subject.name}: floor's CPU over the service's, {len(cpu)} rounds", ", ".join(f"{ratio:.3f}" for ratio in cpu)
     )
     return Sides(statistics.median(cpu), statistics.median(per_s), tuple(floors))
+
+
+def in_turn(report: Report, ours: Sequence[Subject], other: Subject, profile: Profile) -> None:
+    """Ours and another server one beside the next, in rounds: the median of the rounds' ratios is what they are compared by."""
+    ratios: dict[str, list[float]] = {subject.name: [] for subject in ours}
+    with ExitStack() as running:
+        started = {subject.name: running.enter_context(subject.start()) for subject in (*ours, other)}
+        for one in started.values():
+            _warm(one)
+        for _ in range(profile.sides):
+            per_s = {name: _closed(one, name, JUDGED_AT, profile.seconds / 4).per_s for name, one in started.items()}
+            for name, found in ratios.items():
+                found.append(per_s[name] / per_s[other.name] if per_s[other.name] else float("nan"))
+    for name, found in ratios.items():
+        short = {SAME: "fp32", DEFAULT: "default"}[name]
+        report.ratio(f"{short}/{other.name}", statistics.median(found))
+        report.fact(f"{short}/{other.name}, {len(found)} rounds in turn", ", ".join(f"{ratio:.2f}" for ratio in found))
 
 
 def _floor(report: Report, bench: Bench, profile: Profile, engine: str) -> Floor:
@@ -242,7 +261,3 @@ def _ratios(report: Report, sides: dict[str, Sides], closed: dict[str, dict[int,
     report.ratio("service_default/floor_images_per_second", sides[DEFAULT].per_s)
     report.ratio("default/fp32", at[DEFAULT].per_s / at[SAME].per_s)
     report.ratio("default/fp32 of the floors", sides[DEFAULT].floor_per_s / sides[SAME].floor_per_s)
-    for name, row in at.items():
-        if name not in {SAME, DEFAULT} and row.per_s:
-            report.ratio(f"default/{name}", at[DEFAULT].per_s / row.per_s)
-            report.ratio(f"fp32/{name}", at[SAME].per_s / row.per_s)

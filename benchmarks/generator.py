@@ -1,7 +1,8 @@
 """`python -m benchmarks.generator FOLDER`: sends the load described in FOLDER/plan.json and writes what it saw there.
 
 A process of its own, so that its work neither waits for ours nor hides in the server's figures; its CPU seconds are part of the result.
-Closed loop: n connections, each sends its next request when its answer is in, until the time is over. Open loop: each request leaves
+Closed loop: n connections, each sends its next request when its answer is in, until the time is over; one that is told to come back
+later (`Retry-After`) comes back then, as RFC 9110 section 10.2.3 asks of clients. Open loop: each request leaves
 at its scheduled instant, on an idle connection or a new one; with `connections_max` in use it waits, is sent late, and that shows.
 """
 
@@ -70,7 +71,7 @@ class Load:
     def now(self) -> float:
         return time.perf_counter() - self.begin
 
-    async def ask(self, scheduled: float | None, form: int) -> None:
+    async def ask(self, scheduled: float | None, form: int) -> Answer | None:
         """One request from connection to log; a broken connection is an answer that never came."""
         sent = self.now()
         answer: Answer | None = None
@@ -83,6 +84,7 @@ class Load:
         except OSError:  # TimeoutError and ConnectionError are such
             pass
         self.log.add(sent if scheduled is None else scheduled, sent, self.now(), answer, form)
+        return answer
 
     async def connection(self) -> Connection:
         while self.idle:
@@ -100,10 +102,11 @@ class Load:
             while left > 0 and self.now() < self.plan["seconds"]:
                 left -= 1
                 form, turn = turn % len(self.requests), turn + 1
-                before = len(self.log.rows)
-                await self.ask(None, form)
-                if self.log.rows[before:] and self.log.rows[-1][3] == NO_ANSWER:
+                answer = await self.ask(None, form)
+                if answer is None:
                     await asyncio.sleep(0.01)  # a server that is gone must not become a busy loop
+                elif answer.retry_after_s:
+                    await asyncio.sleep(min(answer.retry_after_s, max(0.0, self.plan["seconds"] - self.now())))
 
         await asyncio.gather(*(client() for _ in range(self.plan["connections"])))
 

@@ -30,8 +30,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
+    """retry_after_s: when the server wants to be asked again; 0 where it does not say."""
+
     status: int
     body: bytes
+    retry_after_s: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -42,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[Answer] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
+        self._retry_after_s = 0.0
 
     @property
     def open(self) -> bool:
@@ -94,13 +98,17 @@ class Connection(asyncio.Protocol):
     # the parser's side
 
     def on_message_begin(self) -> None:
-        self._parts = []
+        self._parts, self._retry_after_s = [], 0.0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after" and value.isdigit():  # seconds; the other form, a date, is taken for no wish
+            self._retry_after_s = float(value)
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        answer = Answer(self._parser.get_status_code(), b"".join(self._parts))
+        answer = Answer(self._parser.get_status_code(), b"".join(self._parts), self._retry_after_s)
         if answer.status < 200:
             return
         keep = self._parser.should_keep_alive()

@@ -32,14 +32,16 @@ class Local:
 class Echo(http.server.BaseHTTPRequestHandler):
     """Answers a film's number as its logit; refuses bodies that say so; an urgent film gets 1,000 more.
 
-    `stall` is answered when three other requests were, or after ten seconds.
+    `stall` is answered when three other requests were, or after ten seconds; `later <s>` is refused, to come back after s seconds.
     """
 
     protocol_version = "HTTP/1.1"
     others = threading.Semaphore(0)
+    came: list[float]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.came.append(time.monotonic())
         if body == "stall":
             end = time.monotonic() + 10
             for _ in range(3):
@@ -47,7 +49,9 @@ class Echo(http.server.BaseHTTPRequestHandler):
         logit = float(body) if body.isdigit() else 0.0
         logit += 1_000 * (self.headers.get("X-Priority") == "stat")
         answer = json.dumps({"logits": [logit]}).encode()
-        self.send_response(503 if body == "refuse" else 200)
+        self.send_response(503 if body == "refuse" or body.startswith("later") else 200)
+        if body.startswith("later"):
+            self.send_header("Retry-After", body.split()[1])
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -60,7 +64,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Target]:
-    Echo.others = threading.Semaphore(0)
+    Echo.others, Echo.came = threading.Semaphore(0), []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as running:
         running.daemon_threads = True
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -92,6 +96,14 @@ def test_refusals_and_a_dead_server_are_no_answers(server: Target) -> None:
     dead = Local(1, os.getpid())
     row = closed_loop(dead, "s", asking("1"), connections=2, seconds=30, requests=4, conditions=CONDITIONS)
     assert (row.answered, row.errors) == (0, 4)
+
+
+def test_a_refused_client_comes_back_when_it_was_told_to_and_not_after_the_end(server: Target) -> None:
+    row = closed_loop(server, "s", asking("later 1", "7"), connections=1, seconds=30, requests=2, conditions=CONDITIONS)
+    assert (row.answered, row.refused) == (1, 1)
+    assert Echo.came[1] - Echo.came[0] >= 1.0
+    row = closed_loop(server, "s", asking("later 3600"), connections=2, seconds=0.3, conditions=CONDITIONS)
+    assert (row.answered, row.refused) == (0, 2)
 
 
 def test_an_open_loop_keeps_its_instants_while_an_answer_is_awaited(server: Target) -> None:
