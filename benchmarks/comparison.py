@@ -171,7 +171,7 @@ def open_loops(report: Report, subject: Subject, profile: Profile, levels: tuple
             _warm(started)
             if level > 100 and subject.name in (SAME, DEFAULT):
                 now = _closed(started, subject.name, JUDGED_AT, profile.seconds / 2)
-                overload(report, subject.name, started, now.per_s, level, profile)
+                overload(report, subject.name, started, now, level, profile)
                 continue
             arrivals = Arrivals.poisson(
                 capacity * level / 100, profile.open_s, len(started.question.requests), seed=level

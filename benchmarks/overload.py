@@ -29,8 +29,9 @@ IDLE: Final = 0.1  # of the capacity: what an unloaded service is asked
 MIB: Final = 2**20
 
 
-def overload(report: Report, subject: str, started: Started, capacity: float, level: int, profile: Profile) -> None:
-    """One level; writes its row, and facts and ratios about it."""
+def overload(report: Report, subject: str, started: Started, full: Measured, level: int, profile: Profile) -> None:
+    """One level; writes its row, and facts and ratios about it. full: the closed loop just before, which says what the capacity is."""
+    capacity = full.per_s
     question, forms = with_urgent(started.question), len(started.question.requests)
     idle_p95_ms = _idle(started, question, forms, capacity, profile)
     storm = Arrivals.poisson(capacity * level / 100, profile.open_s, forms, seed=level)
@@ -52,7 +53,7 @@ def overload(report: Report, subject: str, started: Started, capacity: float, le
             schedule_s=profile.open_s,
         )
     )
-    _tell(report, row, during, forms, capacity, idle_p95_ms, level)
+    _tell(report, row, during, forms, full, idle_p95_ms, level)
     recovered = recovery_s(seen.samples, profile.open_s, 2 * idle_p95_ms / 1e3)
     report.fact(f"{subject}, after {level} %: recovered after", f"{recovered:.2f} s")
     probe.tell(report, f"{subject}, at {level} %: /health/ready")
@@ -73,12 +74,17 @@ def _idle(started: Started, question: Question, forms: int, capacity: float, pro
 
 
 def _tell(
-    report: Report, row: Measured, during: Samples, forms: int, capacity: float, idle_p95_ms: float, level: int
+    report: Report, row: Measured, during: Samples, forms: int, full: Measured, idle_p95_ms: float, level: int
 ) -> None:
     urgent = during.select(during.template >= forms)
     stat = Percentiles.of(urgent.latency_s[urgent.answered])
     name = f"({row.subject}, {level} %)"
-    report.ratio(f"goodput/capacity {name}", row.per_s / capacity)
+    report.ratio(f"goodput/capacity {name}", row.per_s / full.per_s)
+    report.ratio(f"goodput/capacity in server CPU, refusals included {name}", full.cpu_ms / row.cpu_ms)
+    report.fact(
+        f"{row.subject}, at {level} %: the client's share of the cores",
+        f"{_client_share(row):.1%}; at capacity {_client_share(full):.1%}",
+    )
     report.ratio(f"stat p95 loaded/unloaded {name}", stat.p95 / idle_p95_ms)
     report.ratio(f"stat answered {name}", float(urgent.answered.mean()) if urgent.statuses.size else float("nan"))
     grown = (row.cost.rss_after - row.cost.rss_before) / MIB
@@ -87,6 +93,11 @@ def _tell(
         f"{row.refused} of {row.sent}, p50 {row.refusal.p50:.1f} p99 {row.refusal.p99:.1f} ms",
     )
     report.fact(f"{row.subject}, at {level} %: resident memory grew by", f"{grown:+.1f} MiB")
+
+
+def _client_share(row: Measured) -> float:
+    """CPU of the load generator, which runs on the same cores, of all that there was."""
+    return row.cost.generator_cpu_s / (row.seconds * row.cores)
 
 
 class HealthProbe:
