@@ -1,13 +1,13 @@
 """Training speed of each network: our loop beside a plain torchvision loop, in one run on this machine.
 
-    python -m benchmarks.training [--networks resnet18 ...] [--threads 1] [--batch 16] [--quick]
+    python -m benchmarks.training [--networks resnet18 ...] [--threads 2] [--batch 16] [--quick]
 
 Both fit the same network on the same JPEG phantoms at the same size, batch and number of threads, in float32 on the CPU, with the
 same torchvision v2 changes of the films (rotation, scale, brightness) and AdamW. The plain loop is what one writes first: a Dataset
 that opens each film with PIL, transforms per image, a DataLoader in the same process, torchvision's model as it comes. Ours is the
 one of `training.fitting` with the averaging and clipping of its recipes; it reads the films from the cache that a fit makes once.
-The loops take turns; the figure is the median of the rounds' ratios, in processor seconds (`--clock wall` for the other: it measures
-the machine's other users too). The last lines are `ratio training/<network>: <number>`.
+The loops take turns; the figure is the median of the rounds' ratios, by the clock (`--clock cpu`: in processor seconds, on a machine
+that others use too). The last lines are `ratio training/<network>: <number>`; a run with all networks writes its block of README.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from app.imaging.phantom import encode_jpeg, phantom
+from app.inference.cores import usable_cores
+from benchmarks.processes import quiet_share
+from benchmarks.readme import write_block
+from benchmarks.report import Report
 from training.data.cache import load_pixels
 from training.data.films import Film
 from training.fitting.average import Average
@@ -142,8 +146,8 @@ def _recipe(name: str, size: int, batch: int) -> Recipe:
     return load_recipe("pneumonia-resnet18").changed(changes)
 
 
-def measure(name: str, root: Path, paths: list[Path], options: argparse.Namespace) -> float:
-    """Prints both speeds; returns the ratio ours / plain."""
+def measure(report: Report, name: str, root: Path, paths: list[Path], options: argparse.Namespace) -> None:
+    """Both speeds, and the ratio ours / plain."""
     ours = our_loop(name, root, paths, options.size, options.batch)
     plain = plain_loop(name, paths, options.size, options.batch)
     ours(), plain()  # the first epoch of each meets cold caches
@@ -155,39 +159,41 @@ def measure(name: str, root: Path, paths: list[Path], options: argparse.Namespac
         return len(paths) / (clock() - begun)
 
     rounds = [(speed(ours), speed(plain)) for _ in range(options.rounds)]
-    ratio = statistics.median(a / b for a, b in rounds)
+    ratios = [a / b for a, b in rounds]
     speeds = [statistics.median(values) for values in zip(*rounds, strict=True)]
-    print(f"{name:16} ours {speeds[0]:7.2f} films/s   plain {speeds[1]:7.2f} films/s", flush=True)
-    return ratio
+    report.fact(
+        f"{name}, {options.size} px, batch {options.batch}, {options.threads} thread(s)",
+        f"ours {speeds[0]:.2f} films/s, plain {speeds[1]:.2f}; rounds {', '.join(f'{r:.2f}' for r in ratios)}",
+    )
+    report.ratio(f"training/{name}", statistics.median(ratios))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--size", type=int, default=224, help="px")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="wall")
     parser.add_argument("--quick", action="store_true", help="one round at 96 px: does it run at all?")
+    parser.add_argument("--no-readme", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.size, options.rounds, options.steps = 96, 1, 1
     torch.set_num_threads(options.threads)
-    ratios = {}
+    report = Report("quick" if options.quick else "full", quiet_share())
     with tempfile.TemporaryDirectory(prefix="cxr-training-") as folder:
         root = Path(folder)
         paths = [root / f"{i:03}.jpg" for i in range(options.steps * options.batch)]
         for i, path in enumerate(paths):
             path.write_bytes(encode_jpeg(phantom(i, height=FILM_PX, width=FILM_PX, opacity=i % 2 == 1)))
-        print(
-            f"{options.size} px, batch {options.batch}, {options.threads} thread(s), float32, {options.clock} seconds"
-        )
         for name in options.networks:
-            ratios[name] = measure(name, root, paths, options)
-    for name, ratio in ratios.items():
-        print(f"ratio training/{name}: {ratio:.3f}")
+            measure(report, name, root, paths, options)
+    if not options.quick and not options.no_readme and set(options.networks) == set(NETWORKS):
+        write_block("figures:training", report.markdown("python -m benchmarks.training"))
+    report.print_ratios()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from app.bundle.store import BundleRef, BundleStore
 from app.inference.engine import OnnxRuntimeEngine
@@ -194,6 +195,27 @@ def test_a_run_that_fails_its_policy_is_exported_by_name_only(
     assert manifest.gate_failed
     assert "discrimination" in manifest.promotion.label
     assert not (tmp_path / "bundles" / "latest").exists()
+
+
+def test_every_step_is_tracked_and_a_store_that_is_away_stops_none(
+    tmp_path: Path, made: Factory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
+    alone = Factory(tmp_path)
+    for path in (tmp_path / "runs").glob("mlflow*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    alone("evaluate", "tiny", "--split", "report")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "cxr-triage-binary")
+    (entry,) = client.search_runs([experiment.experiment_id])
+    assert entry.info.run_name == alone.run.path.name
+    assert (
+        entry.data.metrics["report/clean/macro/auroc"]
+        == alone.run.read_json("figures-report.json")["clean"]["macro"]["auroc"]["value"]
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://tracking")
+    alone("evaluate", "tiny", "--split", "external")
+    assert "not tracked in MLflow" in capsys.readouterr().err
 
 
 def test_a_changed_recipe_is_another_run(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:

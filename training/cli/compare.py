@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from training.classical.run import run_classical
-from training.cli.shared import Change, RecipeName, RunName, Whole, chosen_recipe, console
+from training.cli.shared import Change, RecipeName, RunName, Whole, chosen_recipe, console, kept
 from training.publishing.reported import record as record_run
 from training.runs import find_run
 from training.tracking.leaderboard import leaderboard as make_leaderboard
@@ -51,11 +51,12 @@ def classical(ctx: typer.Context, recipe: RecipeName, whole: Whole = False, chan
     """HOG with logistic regression, MLP, random forest and boosting on the recipe's films: lines of the leaderboard, no bundles."""
     chosen = chosen_recipe(recipe, None, whole, change)
     for run in run_classical(chosen, ctx.obj, console(), part=chosen.classical):
+        kept(find_run(run, ctx.obj), ctx.obj)
         typer.echo(run)
 
 
 def track(ctx: typer.Context, run: RunName) -> None:
-    """Keep a run in MLflow (runs/mlflow.db, or MLFLOW_TRACKING_URI). `run` does so at its end."""
+    """Keep a run in MLflow (runs/mlflow.db, or MLFLOW_TRACKING_URI). Every step of a run does so at its end."""
     track_run(find_run(run, ctx.obj), ctx.obj)
 
 

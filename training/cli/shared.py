@@ -11,7 +11,10 @@ import typer
 from rich.console import Console
 
 from app.errors import ConfigurationError
+from training.places import Places
 from training.recipe import Recipe, load_recipe
+from training.runs import Run
+from training.tracking.track import track
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe by name (training/recipes/) or a TOML file.")]
 RunName = Annotated[str, typer.Argument(help="A run: its folder, its folder's name, or a recipe with one run.")]
@@ -37,6 +40,17 @@ def one_process() -> None:
     """Raises ConfigurationError under torchrun: only `fit` is shared, everything else would be done by each process."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError("one_process", "torchrun is for `fit`; run this command without it")
+
+
+def kept(run: Run, places: Places) -> Run:
+    """The run, its entry in MLflow brought up to date; of several processes the first does it. A store that is away is said, no more:
+    the run's folder has everything, and the next step, or `track`, catches up."""
+    if not console().quiet:
+        try:
+            track(run, places)
+        except Exception as error:  # MLflow's own, SQLAlchemy's, of the network: whatever it was, the step is done
+            console().print(f"not tracked in MLflow: {error}", style="yellow")
+    return run
 
 
 def chosen_recipe(name: str, seed: int | None, whole: bool, changes: Sequence[str] | None) -> Recipe:

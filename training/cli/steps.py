@@ -22,6 +22,7 @@ from training.cli.shared import (
     Whole,
     chosen_recipe,
     console,
+    kept,
     one_process,
 )
 from training.data.eda import write_eda
@@ -40,7 +41,6 @@ from training.publishing.promotion import promote as promote_run
 from training.publishing.report import write_report
 from training.recipe import Recipe
 from training.runs import Run, find_run
-from training.tracking.track import track
 
 
 class Step(StrEnum):
@@ -72,7 +72,7 @@ def eda(ctx: typer.Context, recipe: RecipeName, change: Change = None) -> None:
 
 def fit(ctx: typer.Context, recipe: RecipeName, seed: Seed = None, whole: Whole = False, change: Change = None) -> None:
     """Train a recipe to its end. Interrupted? Run the same command: it goes on from the last finished epoch."""
-    run = fit_recipe(chosen_recipe(recipe, seed, whole, change), ctx.obj, console())
+    run = kept(fit_recipe(chosen_recipe(recipe, seed, whole, change), ctx.obj, console()), ctx.obj)
     if not console().quiet:
         typer.echo(run.path.name)
 
@@ -83,18 +83,24 @@ def evaluate(
     split: Annotated[Step, typer.Option(help="hard chooses and fixes thresholds; the others measure.")],
 ) -> None:
     """Judge a run. `hard` comes first and fixes calibration and operating points; `test` adds a line to the ledger."""
-    _evaluate(find_run(run, ctx.obj), ctx.obj, split)
+    found = find_run(run, ctx.obj)
+    _evaluate(found, ctx.obj, split)
+    kept(found, ctx.obj)
 
 
 def checks(ctx: typer.Context, run: RunName) -> None:
     """Corruption suites, slices, embedding shift, test-time augmentation, explanations, shortcuts, worklists and galleries."""
     found = find_run(run, ctx.obj)
     _checks(found, ctx.obj)
+    kept(found, ctx.obj)
 
 
 def promote(ctx: typer.Context, run: RunName) -> None:
     """Hold a judged run against its policy (training/policies/); exit 1 where a line fails."""
-    if not _promote(find_run(run, ctx.obj)):
+    found = find_run(run, ctx.obj)
+    passed = _promote(found)
+    kept(found, ctx.obj)
+    if not passed:
         raise typer.Exit(1)
 
 
@@ -104,12 +110,16 @@ def export(ctx: typer.Context, run: RunName, version: Version = None, accept_fai
     A run that fails its policy is exported only where --accept-failed names it: the bundle then carries its failed lines, is for
     research only and never becomes the latest.
     """
-    _export(find_run(run, ctx.obj), ctx.obj, version, accept_failed)
+    found = find_run(run, ctx.obj)
+    _export(found, ctx.obj, version, accept_failed)
+    kept(found, ctx.obj)
 
 
 def report(ctx: typer.Context, run: RunName) -> None:
     """Write report.html into the run's folder: everything that is known about the run, on one page."""
-    typer.echo(write_report(find_run(run, ctx.obj)))
+    found = find_run(run, ctx.obj)
+    typer.echo(write_report(found))
+    kept(found, ctx.obj)
 
 
 def run_all(  # noqa: PLR0917  typer passes by name
@@ -143,7 +153,7 @@ def run_all(  # noqa: PLR0917  typer passes by name
     if passed or accept_failed:
         _export(run, ctx.obj, version, None if passed else run.path.name)
     typer.echo(write_report(run))
-    track(run, ctx.obj)
+    kept(run, ctx.obj)
     if not passed and not accept_failed:
         raise typer.Exit(1)
 
