@@ -4,14 +4,19 @@ uvicorn's own protocol takes up to 256 kB from the kernel at a time, keeps readi
 the size of the headers nor the time they take. `BoundedConnection` reads at most `RECEIVE_BYTES` at a time, stops at the end of the
 headers until the application asks for the body, and gives the headers a size and a deadline. So a 9 MB upload with a bad key costs
 one read. `uvicorn.Config(http=HTTP_PROTOCOL)` puts it in.
+
+The loop is not woken for every few packets of a body of known length: the kernel is told to wait for `BODY_BYTES`, or the rest of it
+(SO_RCVLOWAT, socket(7); a lost or ended connection is told at once all the same).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -21,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 RECEIVE_BYTES = 61_440
+BODY_BYTES = 131_072  # at a time, of a body that was asked for
 HEADERS_MAX_BYTES = 32_768
 HEADERS_DEADLINE_S = 10.0
 LINGER_S = 0.25
@@ -33,14 +39,15 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> bytearray:
     """One buffer for all connections of a loop: it is filled and copied from within one callback, never across two."""
     buffer = _BUFFERS.get(loop)
     if buffer is None:
-        buffer = _BUFFERS[loop] = bytearray(RECEIVE_BYTES)
+        buffer = _BUFFERS[loop] = bytearray(BODY_BYTES)
     return buffer
 
 
 class _Http(HttpToolsProtocol):
     """uvicorn's protocol, which says when the headers are complete and answers what is no HTTP in our own form."""
 
-    headers_open = False
+    headers_open = body_open = False
+    left = 0  # bytes of a body still to come; 0 where its length is not known
 
     @property
     def busy(self) -> bool:
@@ -84,10 +91,17 @@ class _Http(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self.headers_open = False
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        self.body_open, self.left = True, int(length) if length.isdigit() else 0
         super().on_headers_complete()
         self.flow.pause_reading()  # resumed when the application asks for the body, or at the end of its answer
 
+    def on_body(self, body: bytes) -> None:
+        self.left = max(0, self.left - len(body))
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        self.body_open, self.left = False, 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -157,25 +171,30 @@ class BoundedConnection(asyncio.BufferedProtocol):
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
         self._http = _Http(config, server_state, app_state, _loop=self._loop)
-        self._buffer = _buffer_of(self._loop)
+        self._body_buffer = memoryview(_buffer_of(self._loop))
+        self._head_buffer = self._body_buffer[:RECEIVE_BYTES]
         self._header_bytes = 0
+        self._socket: Any = None
+        self._woken_at = 1  # bytes; the kernel's own default
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         real = cast("asyncio.Transport", transport)
+        self._socket = transport.get_extra_info("socket")
         self._http.connection_made(cast("asyncio.Transport", _Lingering(real, self._loop, lambda: self._http.unread)))
         self._expect_headers()
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the loop's wish; the bound is ours
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's wish; the bound is ours
+        return self._body_buffer if self._http.body_open else self._head_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        in_body = self._http.unread and not self._http.headers_open
-        self._http.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+        in_body = self._http.body_open
+        self._http.data_received(bytes(self._body_buffer[:nbytes]))
         # a read that begins in a body and ends in the headers of the next request does not count: it may be mostly body
         self._header_bytes = self._header_bytes + nbytes if self._http.headers_open and not in_body else 0
         if self._header_bytes >= HEADERS_MAX_BYTES:
             self._http.refuse(431, "headers_too_large", "Headers too large", "The headers are larger than 32 kB.")
+        self._wake_at(min(self._http.left, BODY_BYTES))
         if self._http.busy:
             self._stop_deadline()
         else:
@@ -193,6 +212,14 @@ class BoundedConnection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._http.resume_writing()
+
+    def _wake_at(self, count: int) -> None:
+        """Be told of what was received once it is so many bytes; never more than are still to come, or they would be waited for in vain."""
+        count = max(1, count)
+        if count != self._woken_at and self._socket is not None:
+            self._woken_at = count
+            with suppress(OSError):  # it is gone, or this kernel cannot
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _expect_headers(self) -> None:
         if self._deadline is None:

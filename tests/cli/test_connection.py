@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from app.cli import connection
-from app.cli.connection import HTTP_PROTOCOL, RECEIVE_BYTES
+from app.cli.connection import BODY_BYTES, HTTP_PROTOCOL, RECEIVE_BYTES
 
 NINE_MB = 9_000_000
 
@@ -29,6 +30,7 @@ class Counting:
     """A listening server that turns away `/no` and counts what came off its sockets."""
 
     reads: list[int] = field(default_factory=list)
+    gone: int = 0
     port: int = 0
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,6 +41,9 @@ class Counting:
             size, more = 0, True
             while more:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    self.gone += 1
+                    return
                 body = message.get("body", b"")
                 assert body.count(b"x") == len(body)
                 size, more = size + len(body), message.get("more_body", False)
@@ -128,7 +133,40 @@ def test_an_upload_that_is_wanted_is_read_whole(server: Counting) -> None:
         for _ in range(3):
             assert client.post("/yes", content=b"x" * NINE_MB).status_code == 200
         assert client.get("/yes").status_code == 200
-    assert max(server.reads) <= RECEIVE_BYTES
+    assert max(server.reads) <= BODY_BYTES
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_the_pieces_of_a_body_are_read_together(server: Counting) -> None:
+    """50 pieces, and then another request on the same connection."""
+    with server.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        for _ in range(50):
+            time.sleep(0.002)
+            client.sendall(b"x" * 2_000)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 500 ")  # it wants another size
+        assert sum(server.reads) > 100_000
+        assert len(server.reads) <= 4
+        client.sendall(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"HTTP/1.1 401 " in answer(client)
+
+
+@pytest.mark.parametrize("how", ["ended", "reset"])
+def test_a_client_that_leaves_within_a_body_is_noticed_at_once(server: Counting, how: str) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 10_000)
+        assert _until(lambda: sum(server.reads) > 0)
+        client.sendall(b"x" * 10_000)
+        if how == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert _until(lambda: server.gone == 1)
 
 
 def test_pipelined_requests_are_answered_in_order(server: Counting) -> None:
