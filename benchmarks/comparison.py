@@ -121,13 +121,20 @@ def in_turn(report: Report, ours: Sequence[Subject], other: Subject, profile: Pr
         for one in started.values():
             _warm(one)
         for _ in range(profile.sides):
-            per_s = {name: _closed(one, name, JUDGED_AT, profile.seconds / 4).per_s for name, one in started.items()}
+            rows = {name: _closed(one, name, JUDGED_AT, profile.seconds / 4) for name, one in started.items()}
+            per_s = {name: _sound_per_s(row) for name, row in rows.items()}
             for name, found in ratios.items():
-                found.append(per_s[name] / per_s[other.name] if per_s[other.name] else float("nan"))
+                found.append(per_s[name] / per_s[other.name])
     for name, found in ratios.items():
         short = {SAME: "fp32", DEFAULT: "default"}[name]
         report.ratio(f"{short}/{other.name}", statistics.median(found))
         report.fact(f"{short}/{other.name}, {len(found)} rounds in turn", ", ".join(f"{ratio:.2f}" for ratio in found))
+
+
+def _sound_per_s(row: Measured) -> float:
+    """nan where an answer was wrong, refused or failed: it is no speed then."""
+    sound = row.answered and not (row.errors or row.refused or row.answers.wrong)
+    return row.per_s if sound else float("nan")
 
 
 def _floor(report: Report, bench: Bench, profile: Profile, engine: str) -> Floor:

@@ -34,6 +34,7 @@ class Log:
     rows: list[tuple[float, float, float, int, int]] = field(default_factory=list)
     kept: dict[int, bytes] = field(default_factory=dict)
     room: int = KEEP_BYTES_MAX
+    cpu_before_s: float = 0.0  # what starting the process took
 
     def add(self, scheduled: float, sent: float, done: float, answer: Answer | None, template: int) -> None:
         if answer is not None and answer.status == 200 and len(answer.body) <= self.room:
@@ -46,13 +47,12 @@ class Log:
         entries = sorted(self.kept)
         with (folder / "bodies.bin").open("wb") as file:
             file.writelines(self.kept[i] for i in entries)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         np.savez(
             folder / "result.npz",
             table=table,
             entries=np.array(entries, np.int64),
             lengths=np.array([len(self.kept[i]) for i in entries], np.int64),
-            cpu_s=np.array(usage.ru_utime + usage.ru_stime),
+            cpu_s=np.array(_cpu_s() - self.cpu_before_s),
         )
 
 
@@ -132,7 +132,7 @@ class Load:
 
     async def run(self, folder: Path) -> None:
         gc.disable()  # a pause here would look like one of the server
-        self.begin = time.perf_counter()
+        self.begin, self.log.cpu_before_s = time.perf_counter(), _cpu_s()
         if self.plan["mode"] == "closed":
             await self.closed()
         else:
@@ -140,6 +140,11 @@ class Load:
             await self.open(schedule["at"].tolist(), schedule["form"].tolist())
         for connection in self.idle:
             connection.close()
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:

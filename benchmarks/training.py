@@ -7,7 +7,7 @@ same torchvision v2 changes of the films (rotation, scale, brightness) and AdamW
 that opens each film with PIL, transforms per image, a DataLoader in the same process, torchvision's model as it comes. Ours is the
 one of `training.fitting` with the averaging and clipping of its recipes; it reads the films from the cache that a fit makes once.
 The loops take turns; the figure is the median of the rounds' ratios, by the clock (`--clock cpu`: in processor seconds, on a machine
-that others use too). The last lines are `ratio training/<network>: <number>`; a run with all networks writes its block of README.md.
+that others use too). The last lines are `ratio training/<network>: <number>`; a run without options writes its block of README.md.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from training.networks.network import build_network
 from training.networks.torchvision_compat import import_torchvision
 from training.recipe import Recipe, load_recipe
 
+CLOCKS = {"wall": "by the clock", "cpu": "in processor seconds"}
 NETWORKS = ("resnet18", "resnet50", "densenet121", "efficientnet_b0", "swin_t", "cnn3")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILM_PX = 384  # as the films of the data folder
@@ -162,7 +163,7 @@ def measure(report: Report, name: str, root: Path, paths: list[Path], options: a
     ratios = [a / b for a, b in rounds]
     speeds = [statistics.median(values) for values in zip(*rounds, strict=True)]
     report.fact(
-        f"{name}, {options.size} px, batch {options.batch}, {options.threads} thread(s)",
+        f"{name}, {options.size} px, batch {options.batch}, {options.threads} thread(s), {CLOCKS[options.clock]}",
         f"ours {speeds[0]:.2f} films/s, plain {speeds[1]:.2f}; rounds {', '.join(f'{r:.2f}' for r in ratios)}",
     )
     report.ratio(f"training/{name}", statistics.median(ratios))
@@ -191,7 +192,7 @@ def main() -> None:
             path.write_bytes(encode_jpeg(phantom(i, height=FILM_PX, width=FILM_PX, opacity=i % 2 == 1)))
         for name in options.networks:
             measure(report, name, root, paths, options)
-    if not options.quick and not options.no_readme and set(options.networks) == set(NETWORKS):
+    if not options.no_readme and all(value == parser.get_default(name) for name, value in vars(options).items()):
         write_block("figures:training", report.markdown("python -m benchmarks.training"))
     report.print_ratios()
 

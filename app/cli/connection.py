@@ -1,12 +1,13 @@
 """How `cxr serve` reads from a socket: little, bounded, and not before it was asked to.
 
 uvicorn's own protocol takes up to 256 kB from the kernel at a time, keeps reading while the application decides, and bounds neither
-the size of the headers nor the time they take. `BoundedConnection` reads at most `RECEIVE_BYTES` at a time, stops at the end of the
-headers until the application asks for the body, and gives the headers a size and a deadline. So a 9 MB upload with a bad key costs
-one read. `uvicorn.Config(http=HTTP_PROTOCOL)` puts it in.
+the size of the headers nor the time they take. `BoundedConnection` reads at most `RECEIVE_BYTES` of them at a time, stops at
+their end until the application asks for the body, and gives them a size and a deadline. So a 9 MB upload with a bad key costs one
+read. `uvicorn.Config(http=HTTP_PROTOCOL)` puts it in.
 
 The loop is not woken for every few packets of a body of known length: the kernel is told to wait for `BODY_BYTES`, or the rest of it
-(SO_RCVLOWAT, socket(7); a lost or ended connection is told at once all the same).
+(SO_RCVLOWAT, socket(7); a lost or ended connection is told at once all the same). That counts the body's own bytes, so it needs a
+connection without TLS, which this server does not speak.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class _Http(HttpToolsProtocol):
         super().on_headers_complete()
         self.flow.pause_reading()  # resumed when the application asks for the body, or at the end of its answer
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.headers_open:  # else a trailer of a chunked body, of which nobody here wants any
+            super().on_header(name, value)
+
     def on_body(self, body: bytes) -> None:
         self.left = max(0, self.left - len(body))
         super().on_body(body)
@@ -104,6 +109,12 @@ class _Http(HttpToolsProtocol):
         self.body_open, self.left = False, 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        pipelined = bool(self.pipeline)
+        super().on_response_complete()
+        if pipelined and self.body_open:  # that request has not been decided on yet, and has not asked for its body
+            self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the text names the parser's complaint; ours is fixed
         self.refuse(400, "malformed_request", "Malformed request", "The request is not HTTP/1.1.")
@@ -171,8 +182,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
         self._http = _Http(config, server_state, app_state, _loop=self._loop)
-        self._body_buffer = memoryview(_buffer_of(self._loop))
-        self._head_buffer = self._body_buffer[:RECEIVE_BYTES]
+        self._buffer = memoryview(_buffer_of(self._loop))
         self._header_bytes = 0
         self._socket: Any = None
         self._woken_at = 1  # bytes; the kernel's own default
@@ -185,11 +195,11 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._expect_headers()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's wish; the bound is ours
-        return self._body_buffer if self._http.body_open else self._head_buffer
+        return self._buffer[: max(RECEIVE_BYTES, min(self._http.left, BODY_BYTES))]
 
     def buffer_updated(self, nbytes: int) -> None:
         in_body = self._http.body_open
-        self._http.data_received(bytes(self._body_buffer[:nbytes]))
+        self._http.data_received(bytes(self._buffer[:nbytes]))
         # a read that begins in a body and ends in the headers of the next request does not count: it may be mostly body
         self._header_bytes = self._header_bytes + nbytes if self._http.headers_open and not in_body else 0
         if self._header_bytes >= HEADERS_MAX_BYTES:

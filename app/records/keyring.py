@@ -57,8 +57,8 @@ class _Keys:
     def _begun(self) -> Mapping[str, hmac.HMAC]:
         """By id, an HMAC that has taken in its key and nothing else.
 
-        Copies of it are three times quicker than `hmac.digest`, and do not give the interpreter's lock away, for which a thread beside
-        busy workers would then have to wait.
+        Copies of it are three times quicker than `hmac.digest`, and for short data do not give the interpreter's lock away, for which a
+        thread beside busy workers would then have to wait.
         """
         return {key_id: hmac.new(key, digestmod="sha256") for key_id, key in self.by_id.items()}
 

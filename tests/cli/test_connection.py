@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import socket
@@ -31,12 +32,15 @@ class Counting:
 
     reads: list[int] = field(default_factory=list)
     gone: int = 0
+    headers: int = 0
     port: int = 0
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         status, headers = 401, [(b"connection", b"close")]
+        if scope["path"] == "/no-later":
+            await asyncio.sleep(0.1)
         if scope["path"] == "/yes":
             size, more = 0, True
             while more:
@@ -47,6 +51,7 @@ class Counting:
                 body = message.get("body", b"")
                 assert body.count(b"x") == len(body)
                 size, more = size + len(body), message.get("more_body", False)
+            self.headers = len(scope["headers"])
             status, headers = (200 if size == NINE_MB or not size else 500), []
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2"), *headers]})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -188,6 +193,29 @@ def test_an_offered_upgrade_is_declined_and_the_body_is_read(server: Counting, c
     with server.connect() as client:
         client.sendall(upload + offer + b"\r\n" + b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
         assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"200", b"200", b"401"]
+
+
+def test_trailers_are_let_go_by(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        client.sendall(b"".join(b"Trailer-%d: %s\r\n" % (i, b"y" * 100) for i in range(2_000)) + b"\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 500 ")  # it wants another size
+    assert server.headers == 2
+
+
+def test_a_pipelined_upload_is_not_read_before_it_is_wanted(server: Counting) -> None:
+    upload = b"POST /no-later HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % NINE_MB + b"x" * NINE_MB
+    with server.connect() as client, suppress(ConnectionResetError):
+        sending = threading.Thread(target=_send, args=(client, b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n" + upload))
+        sending.start()
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"200", b"401"]
+        sending.join()
+    assert sum(server.reads) <= RECEIVE_BYTES
+
+
+def _send(client: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        client.sendall(data)
 
 
 def test_connect_is_refused(server: Counting) -> None:

@@ -49,7 +49,7 @@ def kept(run: Run, places: Places) -> Run:
         try:
             track(run, places)
         except Exception as error:  # MLflow's own, SQLAlchemy's, of the network: whatever it was, the step is done
-            console().print(f"not tracked in MLflow: {error}", style="yellow")
+            console().print(f"not tracked in MLflow: {error}", style="yellow", markup=False, highlight=False)
     return run
 
 

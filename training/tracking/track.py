@@ -49,7 +49,7 @@ def track(run: Run, places: Places, tags: Mapping[str, str] | None = None) -> st
     places.runs.mkdir(parents=True, exist_ok=True)
     with _alone(places.runs / "mlflow.lock"), _quiet():
         client = _client(uri)
-        experiment = _experiment(client, run, places, own=not os.environ.get("MLFLOW_TRACKING_URI"))
+        experiment = _experiment(client, run, places, local=local)
         run_id = _entry(client, experiment, run)
         _log_params(client, run_id, run)
         _log_metrics(client, run_id, run)
@@ -65,6 +65,7 @@ def track(run: Run, places: Places, tags: Mapping[str, str] | None = None) -> st
 
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes, after every step
     try:
         from mlflow.tracking import MlflowClient  # noqa: PLC0415  seconds to import, and only here
     except ImportError as error:
@@ -98,13 +99,14 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _experiment(client: Any, run: Run, places: Places, *, own: bool) -> str:
-    """The experiment's id: one for each task, or MLFLOW_EXPERIMENT_NAME. own: in the store beside the runs."""
+def _experiment(client: Any, run: Run, places: Places, *, local: bool) -> str:
+    """The experiment's id: one for each task, or MLFLOW_EXPERIMENT_NAME. local: its artefacts lie beside the runs; MLflow's own place
+    for them would be the working directory."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or f"cxr-triage-{run.recipe.data.task}"
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    where = (places.runs.resolve() / "mlflow-artefacts").as_uri() if own else None
+    where = (places.runs.resolve() / "mlflow-artefacts").as_uri() if local else None
     return str(client.create_experiment(name, artifact_location=where))
 
 

@@ -72,6 +72,20 @@ def test_what_is_kept(store: Path) -> None:
     assert steps == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
+def test_artefacts_lie_beside_the_runs_whatever_local_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """report.html and checks/ show films: MLflow's own place for them would be the working directory, maybe a checkout."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    track(finished(tmp_path / "root", name="elsewhere"), places(tmp_path / "root"))
+    assert list(here.iterdir()) == []
+    kept = places(tmp_path / "root").runs / "mlflow-artefacts"
+    assert [path.name for path in kept.rglob("report.html")] == ["report.html"]
+
+
 def test_artefacts_lie_beside_the_store(store: Path) -> None:
     run = finished(store, name="artefacts")
     run_id = track(run, places(store))
