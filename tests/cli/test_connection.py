@@ -148,21 +148,6 @@ def _until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_the_pieces_of_a_body_are_read_together(server: Counting) -> None:
-    """50 pieces, and then another request on the same connection."""
-    with server.connect() as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
-        for _ in range(50):
-            time.sleep(0.002)
-            client.sendall(b"x" * 2_000)
-        assert client.recv(65_536).startswith(b"HTTP/1.1 500 ")  # it wants another size
-        assert sum(server.reads) > 100_000
-        assert len(server.reads) <= 4
-        client.sendall(b"GET /no HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert b"HTTP/1.1 401 " in answer(client)
-
-
 @pytest.mark.parametrize("how", ["ended", "reset"])
 def test_a_client_that_leaves_within_a_body_is_noticed_at_once(server: Counting, how: str) -> None:
     with server.connect() as client:
