@@ -72,8 +72,8 @@ def gate_figures(m: Manifest) -> str:
     head = (
         f"The gate of `{m.name}/{m.version}` on pictures that set neither its weights nor its limits, share refused with 95 % interval "
         "(Wilson). Sound films belong in the first column, as few as can be; what must not be judged in the second, all of it (of "
-        "cropped films most are warned of instead). say little: a lateral without a header is not reliably caught, and mirrored "
-        "films are not detected."
+        "cropped films most are warned of instead). Rows of a few films say little: a lateral without a header is not reliably caught, "
+        "and mirrored films are not detected."
     )
     return f"{head}\n\n{table(('pictures', 'refused though sound', 'refused as they should be', 'n'), rows)}"
 
