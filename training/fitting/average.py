@@ -58,7 +58,7 @@ def swa_begins(training: TrainingPart) -> int:
 
 @torch.no_grad()
 def reestimate_statistics(network: TriageNetwork, images: Iterable[Tensor], frozen: Collection[nn.Module] = ()) -> None:
-    """Batch statistics of an averaged network, computed anew over the images: the mean over all batches. In place.
+    """Batch statistics of a network, computed anew over the images: the mean over all batches. In place.
 
     images: batches float32 [B, C, S, S]. frozen: layers whose statistics stay, as they did in the fit. Nothing but the statistics
     changes; a network without batch norm is left alone.

@@ -10,6 +10,7 @@ import fcntl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from training.recipe import Recipe
 from training.runs import Run, environment, open_run
 
 OnEpoch = Callable[[Mapping[str, float]], None]
+
+_SETTLING = 50  # batches that set the statistics of a frozen body without weights
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def _fit(run: Run, places: Places, console: Console, group: Processes, on_epoch:
     recipe = run.recipe
     films = _films(run, places, group)
     session = Session(recipe, films.training, _loss(recipe, films.training, group.device), group)
-    state = _begin(run, places, console, group)
+    state = _begin(run, places, films.training, console, group)
     with _progress(console) as progress:
         while state.epoch < recipe.training.epochs and not state.stopped:
             entry = run_epoch(session, state, progress)
@@ -149,7 +152,7 @@ def _loss(recipe: Recipe, films: TrainingSet, device: torch.device) -> Loss:
     return build_loss(recipe.training.loss, recipe.data.task, films.target[order], device)
 
 
-def _begin(run: Run, places: Places, console: Console, group: Processes) -> State:
+def _begin(run: Run, places: Places, films: TrainingSet, console: Console, group: Processes) -> State:
     """The state to go on from: the checkpoint's, or a fresh one with the starting weights of the recipe."""
     recipe = run.recipe
     network = build_network(
@@ -159,6 +162,8 @@ def _begin(run: Run, places: Places, console: Console, group: Processes) -> Stat
     if not resumed:
         _starting_weights(network, run, places, console, group)
     network = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    if not resumed:
+        _settle(network, recipe, films, group.device)
     network = group.synchronised(network)
     state = State(
         network,
@@ -185,6 +190,17 @@ def _starting_weights(network: TriageNetwork, run: Run, places: Places, console:
         load_body(network, pretrained_body(run.recipe, films, places, console))
         if group.first:
             group.wait()
+
+
+def _settle(network: TriageNetwork, recipe: Recipe, films: TrainingSet, device: torch.device) -> None:
+    """Batch statistics of a frozen body whose weights are as they were drawn, from the first training films. In place.
+
+    A frozen block keeps the statistics it begins with, and with those of a new network the features of a deep one shrink to nothing.
+    """
+    part = recipe.network
+    if part.frozen and part.weights is None and recipe.pretraining is None:
+        _, prepared = batches(recipe, films, 0, device)
+        reestimate_statistics(network, (batch.image for batch in islice(prepared, _SETTLING)))
 
 
 def _look(session: Session, state: State, films: Films, entry: dict[str, float]) -> None:

@@ -43,8 +43,6 @@ class Loss:
         """Sigmoid: the number of known labels. Softmax: the sum of the weights of the films' classes, as torch's cross-entropy."""
         if not self.softmax:
             return target.isfinite().sum().clamp_min(1).float()
-        if self._alpha is not None:
-            return target.new_tensor(float(len(target)))
         return (target * self.weights).sum()
 
     @property
@@ -77,7 +75,7 @@ class Loss:
         return torch.where(known, terms, 0.0).sum()
 
     def _softmax(self, logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """Per film: - sum over k of w_k y_k (1 - p_k)^gamma log p_k; alpha replaces the weights by one factor.
+        """Per film: - sum over k of w_k y_k (1 - p_k)^gamma log p_k, times alpha, one factor for all classes.
 
         Smoothing: y (1 - s) + s / K.
         """
@@ -88,7 +86,7 @@ class Loss:
             terms = (
                 terms * (-log_p.expm1()).clamp_min(1e-12) ** self._gamma
             )  # the clamp keeps the gradient finite at p = 1
-        return (terms * (weights if self._alpha is None else self._alpha)).sum()
+        return (terms * weights).sum() * (1.0 if self._alpha is None else self._alpha)
 
 
 def build_loss(part: LossPart, task: Task, shown: NDArray[np.float32], device: torch.device) -> Loss:
@@ -99,7 +97,8 @@ def build_loss(part: LossPart, task: Task, shown: NDArray[np.float32], device: t
     """
     softmax = task == "multiclass"
     weights = np.ones(shown.shape[1])
-    if part.class_weights == "balanced" and not (part.kind == "focal" and part.alpha is not None):
+    weighs_itself = part.kind == "focal" and part.alpha is not None and not softmax
+    if part.class_weights == "balanced" and not weighs_itself:
         positives = np.nansum(shown, axis=0, dtype=np.float64)
         if softmax:
             weights = len(shown) / (shown.shape[1] * np.maximum(1, positives))

@@ -21,7 +21,8 @@ class LossPart(Part):
 
     class_weights: `none`; `balanced`: BCE pos_weight = negatives / positives per label, cross-entropy weight = N / (K * N_k), both
     at most `max_weight` (a label with two films must not drown the others).
-    alpha, gamma: of the focal loss; alpha None leaves class weighting to class_weights.
+    alpha, gamma: of the focal loss. Of a sigmoid, alpha weighs positives against negatives in place of class_weights (None: those do);
+    of a softmax it is one factor of the whole loss, as it cannot tell classes apart, and class_weights stand.
     """
 
     kind: Literal["bce", "cross_entropy", "focal"] = "bce"

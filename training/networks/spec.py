@@ -50,7 +50,8 @@ class Unfreezing(Part):
 
 class NetworkPart(Part):
     """weights: None = from scratch (or from the recipe's pre-training). frozen: only the head is trained (a linear probe), batch
-    statistics stay as they are. unfreezing: staged, rising epochs; needs frozen."""
+    statistics stay those of the weights; of a body from scratch, those of the first training films. unfreezing: staged, rising epochs;
+    needs frozen."""
 
     architecture: Architecture = "resnet18"
     head: HeadPart = HeadPart()

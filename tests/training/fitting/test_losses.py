@@ -68,6 +68,16 @@ def test_softmax_focal_is_the_formula_with_class_weights() -> None:
     assert float(loss(LOGITS, ONE_HOT)) == pytest.approx(total / weight, rel=1e-5)
 
 
+def test_alpha_is_one_factor_of_a_softmax_and_class_weights_stand() -> None:
+    plain = Loss(_plain("focal", gamma=2.0), True, WEIGHTS)(LOGITS, ONE_HOT)
+    torch.testing.assert_close(
+        Loss(_plain("focal", gamma=2.0, alpha=0.25), True, WEIGHTS)(LOGITS, ONE_HOT), 0.25 * plain
+    )
+    three = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1, 2]]
+    weights = build_loss(LossPart(kind="focal", alpha=0.25), "multiclass", three, CPU).weights
+    assert weights.tolist() == pytest.approx([6 / 9, 1.0, 2.0])
+
+
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_certain_films_have_a_finite_gradient(softmax: bool, gamma: float) -> None:
