@@ -6,7 +6,6 @@ JPEG phantoms of 1,024 px, sent as uploads to all. Capacity is taken from closed
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from app.bundle.manifest import REFERENCE_VARIANT
 from app.inference.cores import usable_cores
@@ -47,7 +48,8 @@ class Bench:
 
 @dataclass(frozen=True)
 class Sides:
-    """Floor and service in turn, one round beside the next. cpu, per_s: median of the rounds' ratios; floors: those that were taken."""
+    """Floor and service in turn, one round beside the next. cpu, per_s: median of the rounds' ratios, nan where a round was not sound
+    (an answer wrong, failed or refused: its speed is none); floors: those that were taken."""
 
     cpu: float
     per_s: float
@@ -55,7 +57,7 @@ class Sides:
 
     @property
     def floor_per_s(self) -> float:
-        return statistics.median(floor.per_s for floor in self.floors)
+        return float(np.median([floor.per_s for floor in self.floors]))
 
 
 def prepare(folder: Path) -> Bench:
@@ -105,12 +107,12 @@ def side_by_side(report: Report, bench: Bench, profile: Profile, subject: Subjec
     cpu, per_s = [], []
     for row, (before, after) in zip(rows, pairwise(floors), strict=True):
         report.row(replace(row, load=f"beside its floor, {JUDGED_AT}"))
-        cpu.append((before.cpu_ms + after.cpu_ms) / 2 / row.cpu_ms)
-        per_s.append(row.per_s / ((before.per_s + after.per_s) / 2))
+        cpu.append((before.cpu_ms + after.cpu_ms) / 2 / _sound(row, row.cpu_ms))
+        per_s.append(_sound(row, row.per_s) / ((before.per_s + after.per_s) / 2))
     report.fact(
         f"{subject.name}: floor's CPU over the service's, {len(cpu)} rounds", ", ".join(f"{ratio:.3f}" for ratio in cpu)
     )
-    return Sides(statistics.median(cpu), statistics.median(per_s), tuple(floors))
+    return Sides(float(np.median(cpu)), float(np.median(per_s)), tuple(floors))
 
 
 def in_turn(report: Report, ours: Sequence[Subject], other: Subject, profile: Profile) -> None:
@@ -122,19 +124,18 @@ def in_turn(report: Report, ours: Sequence[Subject], other: Subject, profile: Pr
             _warm(one)
         for _ in range(profile.sides):
             rows = {name: _closed(one, name, JUDGED_AT, profile.seconds / 4) for name, one in started.items()}
-            per_s = {name: _sound_per_s(row) for name, row in rows.items()}
+            per_s = {name: _sound(row, row.per_s) for name, row in rows.items()}
             for name, found in ratios.items():
                 found.append(per_s[name] / per_s[other.name])
     for name, found in ratios.items():
         short = {SAME: "fp32", DEFAULT: "default"}[name]
-        report.ratio(f"{short}/{other.name}", statistics.median(found))
+        report.ratio(f"{short}/{other.name}", float(np.median(found)))
         report.fact(f"{short}/{other.name}, {len(found)} rounds in turn", ", ".join(f"{ratio:.2f}" for ratio in found))
 
 
-def _sound_per_s(row: Measured) -> float:
-    """nan where an answer was wrong, refused or failed: it is no speed then."""
-    sound = row.answered and not (row.errors or row.refused or row.answers.wrong)
-    return row.per_s if sound else float("nan")
+def _sound(row: Measured, value: float) -> float:
+    """The row's value; nan where an answer was wrong, refused or failed. A median of values with a nan among them is nan."""
+    return value if row.sound and not row.refused else float("nan")
 
 
 def _floor(report: Report, bench: Bench, profile: Profile, engine: str) -> Floor:
@@ -216,10 +217,10 @@ def best_of_others(report: Report, bench: Bench, profile: Profile) -> list[Subje
         best: tuple[float, Setting] | None = None
         for setting in tried[: profile.trials]:
             row = _trial(report, name, setting, python, bench, profile)
-            if row is not None and (best is None or row.per_s > best[0]):
+            if row is not None and row.sound and not row.refused and (best is None or row.per_s > best[0]):
                 best = row.per_s, setting
         if best is None:
-            report.fact(f"{name}: not measured", "no setting answered")
+            report.fact(f"{name}: not measured", "no setting answered soundly")
             continue
         report.fact(f"{name}: best of {len(tried[: profile.trials])} settings", best[1].words)
         chosen.append(subjects.competitor(best[1], python, bench.model, question))
@@ -229,7 +230,7 @@ def best_of_others(report: Report, bench: Bench, profile: Profile) -> list[Subje
 def _trial(
     report: Report, name: Name, setting: Setting, python: Path, bench: Bench, profile: Profile
 ) -> Measured | None:
-    """A short load at one setting; None where it does not run. Rows with errors do not win: their answers are fewer."""
+    """A short load at one setting; None where it does not run."""
     try:
         with subjects.competitor(setting, python, bench.model, theirs(bench.reference)).start() as started:
             _warm(started)
@@ -266,5 +267,5 @@ def _ratios(report: Report, sides: dict[str, Sides], closed: dict[str, dict[int,
     report.ratio("service/floor_images_per_second", sides[SAME].per_s)
     report.ratio("service_default/floor", sides[DEFAULT].cpu)
     report.ratio("service_default/floor_images_per_second", sides[DEFAULT].per_s)
-    report.ratio("default/fp32", at[DEFAULT].per_s / at[SAME].per_s)
+    report.ratio("default/fp32", _sound(at[DEFAULT], at[DEFAULT].per_s) / _sound(at[SAME], at[SAME].per_s))
     report.ratio("default/fp32 of the floors", sides[DEFAULT].floor_per_s / sides[SAME].floor_per_s)

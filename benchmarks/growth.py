@@ -117,9 +117,9 @@ def batch_size(ground: Ground, sizes: Sizes) -> None:
             peak = processes.peak_rss_bytes(server.pid) / MIB
             ground.report.fact(
                 f"/batch_predict of {count} JPEG 1,024 px",
-                f"p50 {row.latency.p50:.1f} ms, {row.cpu_ms / count:.2f} CPU-ms a film, peak {peak:.0f} MiB",
+                f"p50 {row.latency.p50:.1f} ms, {row.cpu_ms:.2f} CPU-ms a film, peak {peak:.0f} MiB",
             )
-            costs.append(row.cpu_ms)
+            costs.append(row.cpu_ms * count)
     ground.law("films in a batch", [float(n) for n in sizes.batch], costs, "CPU-ms", per_unit=True)
 
 

@@ -169,6 +169,7 @@ def _row(
         cores=usable_cores(),
         conditions=conditions,
         schedule_s=schedule_s,
+        films=question.films,
     )
 
 

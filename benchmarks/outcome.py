@@ -111,8 +111,9 @@ class Measured:
     """One row: who was asked what, how, and what came of it.
 
     offered_per_s: of an open loop, else None. seconds: from the begin to the last answer (closed loop), or the schedule's length.
-    per_s: answers with status 200 per second. latency: of those, from the scheduled instant; uncorrected: from the real one.
-    refusal: of 429 and 503, from the instant of sending. faults: why the row is not VALID; none if it is.
+    per_s: films of answers with status 200 per second. latency: of those answers, from the scheduled instant; uncorrected: from the
+    real one. refusal: of 429 and 503, from the instant of sending. films: of one request; every other count is of requests.
+    faults: why the row is not VALID; none if it is.
     """
 
     subject: str
@@ -133,6 +134,12 @@ class Measured:
     cost: Cost
     cores: int
     faults: tuple[str, ...]
+    films: int = 1
+
+    @property
+    def sound(self) -> bool:
+        """Whether its speed may be compared: it has answers, none of them wrong, and no request failed."""
+        return bool(self.answered) and not (self.errors or self.answers.wrong)
 
     @property
     def valid(self) -> bool:
@@ -140,8 +147,8 @@ class Measured:
 
     @property
     def cpu_ms(self) -> float:
-        """Server CPU milliseconds per answer."""
-        return self.cost.cpu_s / max(1, self.answered) * 1e3
+        """Server CPU milliseconds per film answered."""
+        return self.cost.cpu_s / max(1, self.answered * self.films) * 1e3
 
     @property
     def per_s_and_core(self) -> float:
@@ -149,17 +156,17 @@ class Measured:
 
     def as_json(self) -> dict[str, Any]:
         more = {"cpu_s_per_1000": self.cpu_ms, "per_s_and_core": self.per_s_and_core, "valid": self.valid}
-        found: dict[str, Any] = _finite({**asdict(self), **more})
+        found: dict[str, Any] = finite({**asdict(self), **more})
         return found
 
 
-def _finite(value: Any) -> Any:
-    """NaN becomes None: JSON has no NaN."""
+def finite(value: Any) -> Any:
+    """NaN and infinity become None: JSON has neither."""
     if isinstance(value, dict):
-        return {name: _finite(member) for name, member in value.items()}
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return list(value) if isinstance(value, tuple) else value
+        return {name: finite(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(member) for member in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def measured(
@@ -173,8 +180,9 @@ def measured(
     cores: int,
     conditions: Conditions,
     schedule_s: float | None = None,
+    films: int = 1,
 ) -> Measured:
-    """The row of a load. schedule_s: length of an open loop's schedule; None for a closed loop."""
+    """The row of a load. schedule_s: length of an open loop's schedule; None for a closed loop. films: of each request."""
     answered, refused = samples.answered, samples.refused
     n, errors = int(samples.statuses.size), int((~answered & ~refused).sum())
     seconds = schedule_s if schedule_s is not None else float(samples.done_s.max(initial=0.0))
@@ -190,7 +198,7 @@ def measured(
         refused=int(refused.sum()),
         errors=errors,
         late=late,
-        per_s=_rate(samples, seconds),
+        per_s=_rate(samples, seconds) * films,
         latency=Percentiles.of(samples.latency_s[answered]),
         uncorrected=Percentiles.of(samples.service_s[answered]),
         refusal=Percentiles.of(samples.service_s[refused]),
@@ -198,6 +206,7 @@ def measured(
         cost=cost,
         cores=cores,
         faults=(),
+        films=films,
     )
     return Measured(**{**row.__dict__, "faults": faults(row, conditions)})
 
@@ -213,8 +222,8 @@ def faults(row: Measured, conditions: Conditions) -> tuple[str, ...]:
     found = []
     if row.seconds < conditions.seconds:
         found.append(f"{row.seconds:.0f} s of at least {conditions.seconds:.0f}")
-    if row.answered < conditions.answers:
-        found.append(f"{row.answered} answers of at least {conditions.answers}")
+    if row.answered * row.films < conditions.answers:
+        found.append(f"{row.answered * row.films} films answered of at least {conditions.answers}")
     if row.errors:
         found.append(f"{row.errors} errors")
     if row.refused and not conditions.refusals:

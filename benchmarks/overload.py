@@ -79,11 +79,9 @@ def _tell(
     urgent = during.select(during.template >= forms)
     stat = Percentiles.of(urgent.latency_s[urgent.answered])
     name = f"({row.subject}, {level} %)"
-    report.ratio(f"goodput/capacity {name}", row.per_s / full.per_s)
-    report.ratio(
-        f"goodput/capacity in server CPU, refusals included {name}",
-        full.cpu_ms / row.cpu_ms if row.cpu_ms else float("nan"),
-    )
+    sound = 1.0 if row.sound and full.sound else float("nan")
+    report.ratio(f"goodput/capacity {name}", sound * row.per_s / full.per_s)
+    report.ratio(f"goodput/capacity in server CPU, refusals included {name}", sound * full.cpu_ms / row.cpu_ms)
     report.fact(
         f"{row.subject}, at {level} %: the client's share of the cores",
         f"{_client_share(row):.1%}; at capacity {_client_share(full):.1%}",

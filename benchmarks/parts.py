@@ -109,10 +109,12 @@ def _in_turn(report: Report, target: Target, asked: dict[str, Question], request
     medians = {}
     for name, rows in seen.items():
         films, wrong = asked[name].films, sum(row.answers.wrong + row.errors for row in rows)
-        medians[name] = statistics.median(row.latency.p50 for row in rows) / films
+        p50 = statistics.median(row.latency.p50 for row in rows)
+        medians[name] = float("nan") if wrong else p50 / films
         report.fact(
             f"{asked[name].name}, concurrency 1, p50 of {sum(row.answered for row in rows)}",
-            f"{medians[name] * films:.1f} ms, {statistics.median(row.cpu_ms for row in rows):.1f} CPU-ms"
+            f"{p50:.1f} ms, {statistics.median(row.cpu_ms for row in rows):.1f} CPU-ms"
+            + (" a film" if films > 1 else "")
             + (f", {wrong} WRONG OR FAILED" if wrong else ""),
         )
     return medians
@@ -138,9 +140,7 @@ def formats(report: Report, root: Path, reference: Reference, profile: Profile, 
             question = predict(reference, key, form=form, px=px)
             report.row(closed_loop(server, name, question, connections=4, seconds=profile.seconds, conditions=STRICT))
         many = batch(reference, key, 8)
-        row = closed_loop(server, name, many, connections=2, seconds=profile.seconds, conditions=STRICT)
-        report.row(row)
-        report.fact(f"{many.name}, 2 connections", f"{row.per_s * many.films:.1f} images/s")
+        report.row(closed_loop(server, name, many, connections=2, seconds=profile.seconds, conditions=STRICT))
 
 
 def identity(report: Report, folder: Path, profile: Profile) -> None:
@@ -158,12 +158,12 @@ def identity(report: Report, folder: Path, profile: Profile) -> None:
     for _ in range(profile.rounds):
         for command, into in ((SERVE, audited), (UNAUDITED, unaudited)):
             row = _identity_row(root, reference, profile, command)
-            into.append(row.cpu_ms)
+            into.append(row.cpu_ms if row.sound else float("nan"))
             if command is SERVE:
                 per_s.append(row.per_s)
     shown = _identity_row(root, reference, profile, SERVE, seconds=profile.seconds)
     report.row(replace(shown, subject="this service, identity network"))
-    with_audit, without = statistics.median(audited), statistics.median(unaudited)
+    with_audit, without = float(np.median(audited)), float(np.median(unaudited))
     report.fact(
         "a request without a network: CPU beside decode and preprocessing",
         f"{with_audit - least.cpu_ms:.2f} CPU-ms, {statistics.median(per_s):.0f} images/s",
@@ -179,7 +179,7 @@ def identity(report: Report, folder: Path, profile: Profile) -> None:
 def audit_share(report: Report, who: str, cpu_ms: float) -> None:
     """What the trail adds to a request with a network. cpu_ms: of that request, trail included."""
     audit = report.data["audit"]
-    added = statistics.median(audit["with_cpu_ms"]) - statistics.median(audit["without_cpu_ms"])
+    added = float(np.median(audit["with_cpu_ms"]) - np.median(audit["without_cpu_ms"]))
     report.ratio(f"audit/request ({who})", added / (cpu_ms - added))
 
 

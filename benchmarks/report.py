@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.inference.cores import usable_cores
-from benchmarks.outcome import Measured, Percentiles
+from benchmarks.outcome import Measured, Percentiles, finite
 
 LIBRARIES: Final = ("onnxruntime", "openvino", "torch", "uvicorn", "numpy")
 
@@ -60,7 +60,7 @@ class Report:
 
     def write_json(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(finite(self.as_json()), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def markdown(self, command: str, plots: Iterable[str] = ()) -> str:
         day = f"{datetime.now(UTC):%Y-%m-%d}"

@@ -99,7 +99,7 @@ def test_a_row_is_valid_only_where_every_condition_holds() -> None:
     assert found.as_json()["valid"] is True
     for changes, words in (
         ({"seconds": 9.0}, "9 s of at least 10"),
-        ({"answered": 3}, "3 answers of at least 4"),
+        ({"answered": 3}, "3 films answered of at least 4"),
         ({"errors": 1}, "1 errors"),
         ({"refused": 2}, "2 refused"),
         ({"answers": Answers(checked=5, wrong=1)}, "1 of 5 answers differ"),
@@ -138,6 +138,25 @@ def test_recovery_is_the_last_bad_request_after_the_storm() -> None:
     assert recovery_s(samples(scheduled, done), 10.0, limit_s=1.0) == 0.0
     assert recovery_s(samples(scheduled, done, [200, 200, 503, 200, 200, 200]), 10.0, limit_s=1.0) == pytest.approx(0.2)
     assert recovery_s(samples(scheduled, [*done[:-1], 20.0]), 10.0, limit_s=0.3) == float("inf")
+
+
+def test_a_request_of_several_films_counts_each() -> None:
+    one, eight = row(STEADY), row(STEADY, films=8)
+    assert eight.per_s == pytest.approx(8 * one.per_s)
+    assert eight.cpu_ms == pytest.approx(one.cpu_ms / 8)
+    assert eight.latency == one.latency
+    assert faults(replace(one, answered=3), GOOD)
+    assert not faults(replace(eight, answered=3), GOOD)
+
+
+def test_a_speed_needs_answers_that_are_right() -> None:
+    found = row(STEADY)
+    assert found.sound
+    assert replace(
+        found, refused=2
+    ).sound  # what was answered was right: each comparison says whether it allows refusals
+    for changes in ({"answered": 0}, {"errors": 1}, {"answers": Answers(checked=5, wrong=1)}):
+        assert not replace(found, **changes).sound
 
 
 def test_json_has_no_nan() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import subprocess
@@ -15,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.imaging.decode import ImageLimits, decode
+from app.preprocessing import network_tensor
 from app.records import Records, verify
 from app.settings import Settings
 from benchmarks import processes
-from benchmarks.bundles import SPREAD, identity_network, write
+from benchmarks.bundles import INPUT, SPREAD, identity_network, write
+from benchmarks.competitors import film as film_for_others
 from benchmarks.competitors.running import logits, settings
 from benchmarks.engines import auroc
+from benchmarks.films import films
 from benchmarks.outcome import Answers, Conditions, Cost, Samples, measured
 from benchmarks.planted import plant
 from benchmarks.questions import FP32, Reference, ours, upload
@@ -126,6 +131,26 @@ def test_a_trees_memory_and_time_include_its_children() -> None:
         assert processes.rss_bytes(parent.pid) > processes.own_rss_bytes(parent.pid) + 60_000_000
         assert processes.cpu_s(parent.pid) > 0
         parent.communicate()
+
+
+def test_the_other_servers_see_the_same_input() -> None:
+    (film,) = films("jpeg", 1_024, 1)
+    ours = network_tensor(decode(film, ImageLimits(128, 4_096)), INPUT)
+    assert np.array_equal(film_for_others.tensor(film), ours)
+
+
+def test_an_unsound_round_leaves_no_ratio(tmp_path: Path) -> None:
+    report = Report("quick", quiet=0.5)
+    report.ratio("fp32/litserve", float(np.median([2.0, float("nan"), 2.1])))
+    report.data["audit"] = {"with_cpu_ms": [1.0, float("nan")]}
+    report.write_json(tmp_path / "bench.json")
+    found = json.loads((tmp_path / "bench.json").read_text(), parse_constant=_no_constant)
+    assert found["ratios"] == {"fp32/litserve": None}
+    assert found["audit"] == {"with_cpu_ms": [1.0, None]}
+
+
+def _no_constant(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
 
 
 def test_auroc_counts_pairs() -> None:
