@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from starlette.types import Message
 
-from app.domain import EngineInfo, NetworkOutput, Role
+from app.domain import LANES, EngineInfo, Lane, NetworkOutput, Role
 from app.imaging.decode import ImageLimits, decode
 from app.imaging.phantom import encode_jpeg, phantom
 from app.inference.engine import Engine
@@ -121,13 +121,15 @@ def test_another_film_waits_for_one_pass_at_most(tmp_path: Path, path: str, quer
     asyncio.run(run())
 
 
-def test_the_passes_share_the_deadline_of_their_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lane", LANES)
+def test_the_passes_share_the_deadline_of_their_request(tmp_path: Path, lane: Lane) -> None:
     """Each of them begins well within the time a job may wait; all together do not."""
 
     async def run() -> None:
         async with serving(tmp_path, queue_timeout_s=2.0) as app:
             engine = slow(app, takes_s=0.4)
-            told = await asking(app, "/gradcam", FILM, SMOOTH, **{"X-Request-ID": "too-many-passes"})
+            headers = {"X-Request-ID": "too-many-passes", "X-Priority": lane}
+            told = await asking(app, "/gradcam", FILM, SMOOTH, **headers)
             assert (told.status, told.json()["code"]) == (503, "overloaded")
             assert "retry-after" in told.headers
             assert len(engine.begun) < 17

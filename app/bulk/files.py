@@ -163,7 +163,7 @@ class TableSource:
         try:
             with pq.ParquetFile(self.table) as file:
                 self._check(file.schema_arrow.names)
-                if not pa.types.is_string(file.schema_arrow.field(self.column).type):
+                if not _is_text(file.schema_arrow.field(self.column).type):
                     raise BulkError("bad_table", f"{self.table.name}: column {self.column!r} does not hold text")
                 for batch in file.iter_batches(_BATCH_ROWS, columns=[self.column], use_threads=False):
                     yield from batch.column(0).to_pylist()
@@ -193,3 +193,8 @@ class TableSource:
                 "bad_table",
                 f"{self.table.name} needs one column {self.column!r} (--column names another); it has: {known}",
             )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """In any of Arrow's layouts: Polars and pandas write their own into the file's schema."""
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))

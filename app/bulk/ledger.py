@@ -134,7 +134,7 @@ class Ledger:
         """Begin a finished run again, with all that it has as the first part."""
         self.clear()
         again = run.again()
-        write_plan(_names_of(self.out), self._parts / "plan.tmp", threading.Event())
+        write_plan(_names_of(self.out, run.films), self._parts / "plan.tmp", threading.Event())
         self._seal(self._parts / "plan.tmp", self._parts / _PLAN)
         shutil.copyfile(self.out, self._parts / "part.tmp")
         self._seal(self._parts / "part.tmp", self._part(0))
@@ -265,13 +265,18 @@ class Ledger:
             os.close(folder)
 
 
-def _names_of(results: Path) -> Iterator[FilmName]:
-    """The films of a finished file, in the plan's order."""
+def _names_of(results: Path, films: int) -> Iterator[FilmName]:
+    """The films of a finished file, in the plan's order; a stretch of it at a time, whatever order the rows are in.
+
+    Rows were committed about in that order, so a stretch lies in few row groups, which their statistics tell; the others are not read.
+    """
     columns = ["film", "path", "path_bytes", "study_uid", "series_uid", "sop_instance_uid"]
-    table = pq.read_table(results, columns=columns, use_threads=False).sort_by("film")
-    for batch in table.to_batches(max_chunksize=_BATCH):
-        for _, path, raw, *uids in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield FilmName(raw if raw is not None else (path or "").encode(), *(uid or "" for uid in uids))
+    for first in range(0, films, ROW_GROUP):
+        stretch = [("film", ">=", first), ("film", "<", first + ROW_GROUP)]
+        table = pq.read_table(results, columns=columns, filters=stretch, use_threads=False).sort_by("film")
+        for batch in table.to_batches(max_chunksize=_BATCH):
+            for _, path, raw, *uids in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield FilmName(raw if raw is not None else (path or "").encode(), *(uid or "" for uid in uids))
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from app.cli.session import open_records, operator
 from app.domain import Principal, Role
 from app.engines import Engines
 from app.errors import CxrError, ImageError, RefusedError, RequestError
-from app.imaging.decode import limit_threads
 from app.imaging.dicom.decoders import DecoderPool
 from app.imaging.phantom import encode_jpeg, encode_png, phantom
 from app.imaging.phantom_dicom import encode_dicom
@@ -39,7 +38,6 @@ def predict(
     """
     refused = False
     with open_records() as (settings, records):
-        limit_threads()
         scheduler = Scheduler(workers=1, queue_max=1, queue_timeout_s=settings.queue_timeout_s)
         decoder = DecoderPool(1, settings.dicom_decode_timeout_s, settings.dicom_decode_max_bytes)
         bundles = LiveBundles(

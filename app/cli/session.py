@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.errors import ConfigurationError
+from app.imaging.threads import limit_threads
 from app.records import Records
 from app.settings import Settings
 
@@ -30,7 +31,11 @@ def read_settings() -> Settings:
 
 @contextmanager
 def open_records() -> Iterator[tuple[Settings, Records]]:
-    """Settings and records for one command; its acts go to an audit chain of their own."""
+    """Settings and records for one command; its acts go to an audit chain of their own.
+
+    Whatever it judges or measures runs with the threads of the service, no others: a figure taken with more would choose for it.
+    """
+    limit_threads()
     settings = read_settings()
     logs.configure("warning")
     records = Records.open(settings, role="cli")

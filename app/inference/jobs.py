@@ -44,7 +44,7 @@ class Admission:
         self.released = self.withdrawn = False
         self.expected = True  # its first job is still to come
         self.passes_by: float | None = (
-            None  # when its jobs in other lanes must have begun; set with the first job of all
+            None  # when its further passes must have begun, whatever their lane; set with the first job of all
         )
         self.queued: set[Job[Any]] = set()
         self.jobs = 0  # queued or running

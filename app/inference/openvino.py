@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from app.domain import EngineInfo, NetworkOutput
 from app.errors import BundleError, InternalError
+from app.inference.compile_cache import folder_for
 from app.inference.engine import checked_batch, films, input_axes
 from app.inference.memory import return_freed_memory
 
@@ -70,7 +71,7 @@ class OpenVinoEngine:
         callers: calls that run side by side. OpenVINO makes no more streams than there are cores; for further ones the network is
             compiled a second time.
         most: films that one call of `run_many` may take together; a second copy of the network is compiled for more than one.
-        cache_dir: folder of compiled networks, made where missing; None compiles anew each time.
+        cache_dir: folder of compiled networks, made where missing (`compile_cache`); None compiles anew each time.
 
     Raises:
         BundleError: `engine_unavailable` (not installed, or it cannot compile the network here), `engine_precision` (this CPU or
@@ -95,8 +96,7 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         if cache_dir is not None:
-            cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            options["CACHE_DIR"] = str(cache_dir)
+            options["CACHE_DIR"] = str(folder_for(network, _version(package), cache_dir))
         self._film, self._one, self._many = _compiled(package, network, options, most)
         self._most = 1 if self._many is None else most
         streams = int(self._one.get_property("NUM_STREAMS"))

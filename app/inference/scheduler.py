@@ -162,13 +162,13 @@ class Scheduler:
     async def run(self, job: Callable[[], T], admission: Admission, *, lane: Lane | None = None) -> T:
         """Run `job()` on a worker thread and return what it returns, or raise what it raises.
 
-        A job of the admission's own lane must begin within `queue_timeout_s` from now; one of another lane (a further pass over the
-        film of a request) within `queue_timeout_s` from the first job of the admission, so that the passes share one deadline.
+        A job must begin within `queue_timeout_s` from now; one whose lane is named is a further pass over the film of a request and
+        must begin within `queue_timeout_s` from the first job of the admission, so that the passes share one deadline.
 
         Args:
             job: blocking work.
             admission: open; at most `admission.n` jobs run under it at one time.
-            lane: other than the admission's, for work that may wait longer than the request's first answer.
+            lane: of a further pass, be it the admission's or another; None for every other job, which is in the admission's.
 
         Raises:
             UnavailableError: `overloaded` when the deadline passed before the job began; `not_ready` when the scheduler was closed.
@@ -176,7 +176,7 @@ class Scheduler:
         """
         entry = Job(job, admission, lane or admission.lane)
         with self._lock:
-            self._enqueue(entry)
+            self._enqueue(entry, further=lane is not None)
         timer = entry.loop.call_later(max(0.0, entry.deadline - entry.queued_at), self._expire, entry)
         try:
             return await entry.future
@@ -301,8 +301,12 @@ class Scheduler:
         if reason is not None:
             raise self._overloaded(lane, owner, reason)
 
-    def _enqueue(self, job: Job[Any]) -> None:
-        """Raises: RuntimeError without a place for it; and what `run` raises where it cannot begin at all."""
+    def _enqueue(self, job: Job[Any], *, further: bool) -> None:
+        """further: a pass after the request's first job.
+
+        Raises:
+            RuntimeError: without a place for it; and what `run` raises where it cannot begin at all.
+        """
         admission = job.admission
         if admission.released or admission.jobs >= admission.n:
             raise RuntimeError(f"a job without a place: {admission.jobs} of {admission.n} taken")
@@ -313,7 +317,7 @@ class Scheduler:
         latest = job.queued_at + self._queue_timeout_s
         if admission.passes_by is None:
             admission.passes_by = latest
-        job.deadline = latest if job.lane == admission.lane else admission.passes_by
+        job.deadline = admission.passes_by if further else latest
         if admission.begin_by is not None:
             job.deadline = min(job.deadline, admission.begin_by)
         if job.deadline <= job.queued_at:

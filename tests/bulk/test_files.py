@@ -124,6 +124,15 @@ def test_a_parquet_column_must_hold_text_in_every_row(tmp_path: Path) -> None:
         paths(TableSource(table, "path", tmp_path))
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view()], ids=str)
+def test_text_in_another_layout_of_arrow_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    """Polars and newer pandas write these."""
+    table = tmp_path / "t"
+    pq.write_table(pa.table({"path": pa.array(["a.jpg", "ü.png"]).cast(kind)}), table)
+    assert pq.read_schema(table).field("path").type == kind
+    assert paths(TableSource(table, "path", tmp_path)) == [b"a.jpg", "ü.png".encode()]
+
+
 def test_another_content_is_another_table(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path\na\n")

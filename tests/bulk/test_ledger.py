@@ -16,7 +16,7 @@ import pytest
 
 from app.bulk.films import Film, FilmName
 from app.bulk.identity import METADATA, Run, run_of
-from app.bulk.ledger import Ledger, Part
+from app.bulk.ledger import Ledger, Part, _names_of
 from app.bulk.rows import Judge, Row, failed
 from app.errors import BulkError
 
@@ -186,6 +186,31 @@ def test_failed_films_of_a_finished_file_are_tried_again_and_replace_their_rows(
     codes = dict(zip(*(pq.read_table(out)[c].to_pylist() for c in ("film", "code")), strict=True))
     assert codes == {0: "made", 2: "made", 3: "made", 5: "made", 6: "made", 1: "second", 4: "third"}
     assert ledger.failed() == 1
+
+
+def test_a_finished_file_is_opened_again_a_stretch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows out of order, so that a stretch lies in several row groups; and never the names of all films in memory."""
+    monkeypatch.setattr("app.bulk.ledger.ROW_GROUP", 100)
+    out, films = tmp_path / "r.parquet", 2_015
+    names = [FilmName(f"{i:04d}-{'x' * 4_000}".encode()) for i in range(films)]  # 8 MB
+    ledger = Ledger(out)
+    with ledger.held():
+        ledger.resume(ledger.begin(wanted(), names, threading.Event()), retry_failed=False)
+        pending = list(ledger.pending())
+        for start in (*range(50, films, 100), *range(0, films, 100)):
+            ledger.commit([row(film) for film in pending[start : start + 50]], lambda part: None)
+        ledger.finish()
+    found, _ = ledger.found()
+    assert found is not None
+    before = pa.total_allocated_bytes()
+    seen = []
+    for name in _names_of(out, found.films):
+        seen.append(name)
+        assert pa.total_allocated_bytes() - before < 4_000_000
+    assert seen == names
+    with ledger.held():
+        ledger.resume(ledger.reopen(found), retry_failed=False)
+        assert ledger.done == films
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from app.imaging.phantom import encode_jpeg, phantom
 from tests.cli.test_commands import said
-from tests.support.commands import cxr
+from tests.support.commands import cxr, environment
 from tests.support.tiny_variants import make_variants, variant
 
 
@@ -60,6 +63,43 @@ def test_measured_and_followed(bundles: Path, tmp_path: Path) -> None:
     assert "chosen" not in cxr("engines", "list", **where).stdout
     fastest = cxr("engines", "measure", "--choose", **where).stdout.splitlines()[-1].removeprefix("fastest: ")
     assert f": {fastest}" in cxr("engines", "list", **where).stdout.splitlines()[-1]
+
+
+NOTING = """
+import sys
+import cv2
+from app import engines
+from app.cli.main import main
+
+cv2.setNumThreads(3)
+work_before = engines._work_before
+
+def noting(manifest):
+    print(f"{cv2.getNumThreads()} threads of OpenCV", file=sys.stderr)
+    return work_before(manifest)
+
+engines._work_before = noting
+sys.argv[0] = "cxr"
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["engines measure --choose", "score {films} --out {films}.parquet"])
+def test_what_is_measured_runs_with_the_threads_of_the_service(bundles: Path, tmp_path: Path, command: str) -> None:
+    """Its choice is followed by every replica, and OpenCV's own pool would be part of every figure."""
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "film.jpg").write_bytes(encode_jpeg(phantom(7)))
+    done = subprocess.run(
+        [sys.executable, "-c", NOTING, *command.format(films=films).split()],
+        env=environment(state_dir=tmp_path / "state", bundles_dir=bundles, workers=1, engine="auto"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.endswith("of OpenCV")] == ["1 threads of OpenCV"]
 
 
 def test_bundles_verify_asks_every_engine(bundles: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.domain import Lane
+from app.domain import LANES, Lane
 from app.errors import UnavailableError
 from app.inference.jobs import WithdrawnError
 from app.inference.scheduler import Admission, Scheduler
@@ -167,7 +167,23 @@ def test_the_passes_of_a_request_share_one_deadline() -> None:
             with pytest.raises(UnavailableError):
                 await s.run(lambda: None, admission, lane="bulk")
             assert counts(s, "bulk") == {"late": 1}
-            assert await s.run(lambda: 1, admission) == 1  # its own lane: the next film of a batch has its own time
+            assert await s.run(lambda: 1, admission) == 1  # no lane is named: the next film of a batch has its own time
+
+    run(main())
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("passes", LANES)
+def test_further_passes_have_no_time_of_their_own_in_any_lane(lane: Lane, passes: Lane) -> None:
+    async def main() -> None:
+        with scheduler(workers=1, queue_max=7) as s, s.admit(lane=lane) as admission:
+            await s.run(lambda: None, admission)
+            assert await s.run(lambda: 1, admission, lane=passes) == 1
+            admission.passes_by = time.monotonic() - 1  # so long did the passes before it take
+            with pytest.raises(UnavailableError):
+                await s.run(lambda: None, admission, lane=passes)
+            assert counts(s, passes) == {"late": 1}
+            assert await s.run(lambda: 1, admission) == 1
 
     run(main())
 
