@@ -15,17 +15,21 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 RECEIVE_BYTES = 61_440
 BODY_BYTES = 131_072  # at a time, of a body that was asked for
-HEADERS_MAX_BYTES = 32_768
+HEADERS_MAX_BYTES = 32_768  # also of a chunked body's trailers, and of what stands between its pieces
 HEADERS_DEADLINE_S = 10.0
 LINGER_S = 0.25
 
@@ -41,11 +45,29 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> bytearray:
     return buffer
 
 
+class _Flow(FlowControl):
+    """Resumes reading only where `held` lets it: any request that is being answered asks, also one that has all of its body."""
+
+    def __init__(self, transport: asyncio.Transport, held: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._held = held
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._held():
+            super().resume_reading()
+
+
 class _Http(HttpToolsProtocol):
-    """uvicorn's protocol, which says when the headers are complete and answers what is no HTTP in our own form."""
+    """uvicorn's protocol, which says when the headers are complete and answers what is no HTTP in our own form.
+
+    `cycle` is the newest request, `running` the one being answered; those between wait in `pipeline`, the newest first.
+    """
 
     headers_open = body_open = False
+    moved = False  # whether the last read brought some of a body, or the end of headers or of a request
+    ended = False  # nothing more is read: the connection closes with the last answer that is owed
     left = 0  # bytes of a body still to come; 0 where its length is not known
+    running: RequestResponseCycle | None = None
 
     @property
     def busy(self) -> bool:
@@ -53,9 +75,35 @@ class _Http(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete and not self.headers_open
 
     @property
+    def owes(self) -> bool:
+        """Whether an answer is still to come."""
+        return self.running is not None and not self.running.response_complete
+
+    @property
     def unread(self) -> bool:
         """Whether the client may still be sending a request that is already answered."""
-        return self.headers_open or (self.cycle is not None and self.cycle.more_body)
+        return self.ended or self.headers_open or (self.cycle is not None and self.cycle.more_body)
+
+    def held(self) -> bool:
+        """Whether what the client sends next has to wait: a body that was not asked for yet, or a third request.
+
+        Behind one whole request reading goes on, else the client's leaving would not be seen.
+        """
+        return self.ended or len(self.pipeline) > 1 or (self.body_open and len(self.pipeline) == 1)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.held)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.running is not None and not self.running.response_complete:  # super() tells only `cycle`
+            self.running.disconnected = True
+            self.running.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         self.headers_open = True
@@ -88,10 +136,10 @@ class _Http(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self.headers_open = False
+        super().on_headers_complete()  # raises where the URL is none; then there is no request
         length = next((value for name, value in self.headers if name == b"content-length"), b"0")
         self.body_open, self.left = True, int(length) if length.isdigit() else 0
-        super().on_headers_complete()
+        self.headers_open, self.moved = False, True
         self.flow.pause_reading()  # resumed when the application asks for the body, or at the end of its answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -99,26 +147,27 @@ class _Http(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        self.left = max(0, self.left - len(body))
+        self.left, self.moved = max(0, self.left - len(body)), True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.body_open, self.left = False, 0
+        self.body_open, self.left, self.moved = False, 0, True
         if not self.parser.should_upgrade():
             super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        pipelined = bool(self.pipeline)
-        super().on_response_complete()
-        if pipelined and self.body_open:  # that request has not been decided on yet, and has not asked for its body
-            self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the text names the parser's complaint; ours is fixed
         self.refuse(400, "malformed_request", "Malformed request", "The request is not HTTP/1.1.")
 
     def refuse(self, status: int, code: str, title: str, detail: str) -> None:
         """Answer and close, for what never becomes a request. The shape is that of `app.api.problems`."""
-        if self.transport.is_closing():  # answered already
+        if self.ended or self.transport.is_closing():  # answered already
+            return
+        if self.body_open and self.pipeline:
+            self.pipeline.popleft()  # a request that waits, and whose body will never be whole
+        if self._leave_after_answers():
+            return
+        if self.body_open and self.cycle.response_started:
+            self.transport.close()
             return
         request_id = uuid.uuid4().hex
         problem = {"type": f"urn:cxr-triage:problem:{code}", "title": title, "status": status, "detail": detail}
@@ -129,6 +178,16 @@ class _Http(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _leave_after_answers(self) -> bool:
+        """Let the last answer that is owed close the connection; False where none is. A refusal would be taken for the first of them."""
+        last = self.pipeline[0][0] if self.pipeline else self.running
+        if last is None or last.response_complete or (self.body_open and last is self.cycle):
+            return False
+        last.keep_alive = False
+        self.ended = True
+        self.flow.pause_reading()
+        return True
 
 
 class _Lingering:
@@ -180,7 +239,7 @@ class BoundedConnection(asyncio.BufferedProtocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._http = _Http(config, server_state, app_state, _loop=self._loop)
         self._buffer = memoryview(_buffer_of(self._loop))
-        self._header_bytes = 0
+        self._quiet_bytes = 0  # read since the last that `_http.moved`
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -192,12 +251,13 @@ class BoundedConnection(asyncio.BufferedProtocol):
         return self._buffer[: max(RECEIVE_BYTES, min(self._http.left, BODY_BYTES))]
 
     def buffer_updated(self, nbytes: int) -> None:
-        in_body = self._http.body_open
+        self._http.moved = False
         self._http.data_received(bytes(self._buffer[:nbytes]))
-        # a read that begins in a body and ends in the headers of the next request does not count: it may be mostly body
-        self._header_bytes = self._header_bytes + nbytes if self._http.headers_open and not in_body else 0
-        if self._header_bytes >= HEADERS_MAX_BYTES:
-            self._http.refuse(431, "headers_too_large", "Headers too large", "The headers are larger than 32 kB.")
+        # a read that ends one request and begins another does not count: it may be mostly the first
+        self._quiet_bytes = 0 if self._http.moved else self._quiet_bytes + nbytes
+        if self._quiet_bytes >= HEADERS_MAX_BYTES:
+            detail = "The headers, or what surrounds the pieces of the body, are larger than 32 kB."
+            self._http.refuse(431, "headers_too_large", "Headers too large", detail)
         if self._http.busy:
             self._stop_deadline()
         else:
@@ -218,7 +278,12 @@ class BoundedConnection(asyncio.BufferedProtocol):
 
     def _expect_headers(self) -> None:
         if self._deadline is None:
-            self._deadline = self._loop.call_later(HEADERS_DEADLINE_S, self._http.transport.close)
+            self._deadline = self._loop.call_later(HEADERS_DEADLINE_S, self._late)
+
+    def _late(self) -> None:
+        self._deadline = None
+        if not self._http.owes:  # else reading may have waited, not the client; keep-alive begins with the answer
+            self._http.transport.close()
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -34,6 +34,7 @@ class Counting:
     gone: int = 0
     headers: int = 0
     port: int = 0
+    patience_s: float = 0.3
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +42,9 @@ class Counting:
         status, headers = 401, [(b"connection", b"close")]
         if scope["path"] == "/no-later":
             await asyncio.sleep(0.1)
-        if scope["path"] == "/yes":
+        if scope["path"] == "/early":
+            status, headers = 200, []
+        if scope["path"] in {"/yes", "/watch"}:
             size, more = 0, True
             while more:
                 message = await receive()
@@ -53,6 +56,13 @@ class Counting:
                 size, more = size + len(body), message.get("more_body", False)
             self.headers = len(scope["headers"])
             status, headers = (200 if size == NINE_MB or not size else 500), []
+        if scope["path"] == "/watch":
+            status = 200
+            done, waiting = await asyncio.wait({asyncio.ensure_future(receive())}, timeout=self.patience_s)
+            if done:
+                self.gone += 1
+                return
+            waiting.pop().cancel()
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2"), *headers]})
         await send({"type": "http.response.body", "body": b"ok"})
 
@@ -183,9 +193,31 @@ def test_an_offered_upgrade_is_declined_and_the_body_is_read(server: Counting, c
 def test_trailers_are_let_go_by(server: Counting) -> None:
     with server.connect() as client:
         client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
-        client.sendall(b"".join(b"Trailer-%d: %s\r\n" % (i, b"y" * 100) for i in range(2_000)) + b"\r\n")
+        client.sendall(b"".join(b"Trailer-%d: %s\r\n" % (i, b"y" * 100) for i in range(250)) + b"\r\n")
         assert client.recv(65_536).startswith(b"HTTP/1.1 500 ")  # it wants another size
     assert server.headers == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [(b"0\r\nX-T: ", b"a"), (b"0\r\n", b"A: b\r\n"), (b"5;e=", b"a"), (b"", b"0")],
+    ids=["one trailer", "trailers", "extension", "size"],
+)
+def test_what_surrounds_a_chunked_body_has_a_size(server: Counting, start: bytes, more: bytes) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n" + start)
+        sending = threading.Thread(target=_send, args=(client, more * (1_200_000 // len(more))))
+        sending.start()
+        assert client.recv(65_536).startswith(b"HTTP/1.1 431 ")
+        sending.join()
+    assert sum(server.reads) <= 3 * RECEIVE_BYTES
+
+
+def test_many_small_pieces_are_read_whole(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"1;a=%s\r\nx\r\n" % (b"e" * 90) * 5_000 + b"0\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 500 ")  # it wants another size
 
 
 def test_a_pipelined_upload_is_not_read_before_it_is_wanted(server: Counting) -> None:
@@ -196,6 +228,79 @@ def test_a_pipelined_upload_is_not_read_before_it_is_wanted(server: Counting) ->
         assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"200", b"401"]
         sending.join()
     assert sum(server.reads) <= RECEIVE_BYTES
+
+
+@pytest.mark.parametrize(("path", "status"), [(b"/no", b"401"), (b"/yes", b"200")])
+def test_nor_when_the_first_request_still_listens(server: Counting, path: bytes, status: bytes) -> None:
+    first = b"POST /watch HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nxxxxx"
+    upload = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (path, NINE_MB) + b"x" * NINE_MB
+    with server.connect() as client, suppress(ConnectionResetError):
+        sending = threading.Thread(target=_send, args=(client, first + upload))
+        sending.start()
+        got = client.recv(65_536)
+        assert re.findall(rb"HTTP/1.1 (\d+)", got)[0] == b"200"
+        if status == b"401":
+            assert sum(server.reads) <= 2 * RECEIVE_BYTES
+        assert re.findall(rb"HTTP/1.1 (\d+)", got + answer(client)) == [b"200", status]
+        sending.join()
+
+
+def test_a_client_that_leaves_with_a_second_request_waiting_is_noticed(server: Counting) -> None:
+    server.patience_s = 12
+    with server.connect() as client:
+        client.sendall(b"GET /watch HTTP/1.1\r\nHost: a\r\n\r\n" + b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert _until(lambda: sum(server.reads) > 0)
+    assert _until(lambda: server.gone == 1)
+
+
+CHUNKED = b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("between", [0, 2], ids=["second", "fourth"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"\x16\x03\x01 hello",
+        b"GET http://a:b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /yes HTTP/1.1\r\n" + b"X-Header: %s\r\n" % (b"y" * 100) * 2_000,
+        CHUNKED + b"5\r\nxxxxx\r\nzz\r\n",
+        b"GET /yes HTTP/1.1\r\nHos",
+    ],
+    ids=["no http", "no url", "too large", "bad chunk", "too late"],
+)
+def test_what_is_wrong_with_a_request_does_not_take_the_place_of_an_answer(
+    server: Counting, bad: bytes, between: int
+) -> None:
+    server.patience_s = 0.5  # more than headers have
+    good = b"GET /watch HTTP/1.1\r\nHost: a\r\n\r\n" + b"GET /yes HTTP/1.1\r\nHost: a\r\n\r\n" * between
+    with server.connect() as client:
+        sending = threading.Thread(target=_send, args=(client, good + bad))
+        sending.start()
+        got = b""
+        with suppress(ConnectionResetError):
+            while chunk := client.recv(65_536):
+                got += chunk
+        sending.join()
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", got)
+    assert statuses[: between + 1] == [b"200"] * (between + 1)
+    assert statuses[between + 1 :] in ([], [b"431"])  # what is read only after the answers is refused
+
+
+def test_a_second_request_is_not_late_before_the_first_is_answered(server: Counting) -> None:
+    server.patience_s = 0.5  # more than headers have
+    with server.connect() as client:
+        client.sendall(b"GET /watch HTTP/1.1\r\nHost: a\r\n\r\n" + b"GET /no HTTP/1.1\r\nHos")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"t: a\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer(client)) == [b"401"]
+
+
+def test_what_is_wrong_with_an_answered_body_only_closes(server: Counting) -> None:
+    with server.connect() as client:
+        client.sendall(CHUNKED.replace(b"/yes", b"/early"))
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"zz\r\n")
+        assert b"HTTP" not in answer(client)
 
 
 def _send(client: socket.socket, data: bytes) -> None:
@@ -215,8 +320,9 @@ def test_connect_is_refused(server: Counting) -> None:
         b"\x16\x03\x01" + b"x" * 200_000,
         b"POST /yes HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n" + b"x" * 200_000,
         b"POST /yes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nxxxxx\r\nzz\r\n",
+        b"POST http://a:b/ HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000,
     ],
-    ids=["no http", "two lengths", "bad chunk"],
+    ids=["no http", "two lengths", "bad chunk", "no url"],
 )
 def test_what_is_malformed_is_answered_once_and_leaves_no_traceback(
     server: Counting, bad: bytes, caplog: pytest.LogCaptureFixture
