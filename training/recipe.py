@@ -20,7 +20,7 @@ from app.errors import ConfigurationError
 from training.classical.spec import ClassicalPart
 from training.data.spec import DataPart
 from training.fitting.spec import Augmentation, RadiographAugmentation, TrainingPart
-from training.judging.spec import DecisionPart, EvaluationPart
+from training.judging.spec import DecisionPart, EvaluationPart, HierarchicalPoint
 from training.networks.spec import NetworkPart, PretrainingPart
 from training.spec import Part, input_content
 from training.tracking.spec import SearchPart
@@ -76,6 +76,18 @@ class Recipe(Part):
         for point in self.decision.points:
             if point.kind not in POINTS_OF[self.data.task]:
                 raise ValueError(f"operating point {point.name}: {point.kind} does not fit a {self.data.task} recipe")
+            if isinstance(point, HierarchicalPoint) and {*point.priority, point.fallback} != set(self.data.classes):
+                raise ValueError(
+                    f"operating point {point.name}: priority {list(point.priority)} and fallback {point.fallback!r} are not "
+                    f"the classes of the recipe, {list(self.data.classes)}"
+                )
+        for part in self.evaluation.external:
+            for source in part.sources:
+                unknown = set(source.labels.values()) - set(self.data.classes)
+                if unknown:
+                    raise ValueError(
+                        f"external set {part.name}, {source.folder}: labels {sorted(unknown)} are not classes of the recipe"
+                    )
         if self.network.weights is not None and self.pretraining is not None:
             raise ValueError("weights from a file and pre-training: take one")
         return self

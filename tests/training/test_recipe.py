@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigurationError
-from tests.training.phantom_data import TINY
+from tests.training.phantom_data import TINY, TINY_MULTICLASS
 from training.recipe import RECIPES, Recipe, load_recipe
 
 
@@ -58,6 +58,56 @@ def test_the_digest_is_of_the_meaning_not_of_the_text(tmp_path: Path) -> None:
 )
 def test_what_training_cannot_do_is_refused(tmp_path: Path, old: str, new: str, why: str) -> None:
     assert old in TINY
+    with pytest.raises(ConfigurationError, match=why):
+        _load(tmp_path, TINY.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('fallback = "normal"', 'fallback = "healthy"', "fallback 'healthy' are not the classes of the recipe"),
+        (
+            '["tuberculosis", "pneumonia"]\nfallback = "normal"\ntargets = { tuberculosis',
+            '["tb", "pneumonia"]\nfallback = "normal"\ntargets = { tb',
+            "are not the classes of the recipe",
+        ),
+        (
+            '["tuberculosis", "pneumonia"]\nfallback = "normal"\ntargets = { tuberculosis = 0.90, pneumonia = 0.85 }',
+            '["tuberculosis"]\nfallback = "normal"\ntargets = { tuberculosis = 0.90 }',
+            "are not the classes of the recipe",
+        ),
+        ('["tuberculosis", "pneumonia"]', '["tuberculosis", "pneumonia", "tuberculosis"]', "name each class once"),
+        ('fallback = "normal"', 'fallback = "pneumonia"', "name each class once"),
+        ("targets = { tuberculosis", "targets = { tb", "one target sensitivity per class"),
+    ],
+)
+def test_a_hierarchical_point_names_the_classes_of_the_recipe(tmp_path: Path, old: str, new: str, why: str) -> None:
+    assert TINY_MULTICLASS.count(old) == 1
+    with pytest.raises(ConfigurationError, match=why):
+        _load(tmp_path, TINY_MULTICLASS.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("severities = [1, 3]", "severities = [1, 4]", r"severities \[4\] are not among"),
+        ("severities = [1, 3]", "severities = [0]", r"severities \[0\] are not among"),
+        ("severities = [1, 3]", "severities = [1, 1]", "a severity stands twice"),
+        ('name = "nih-all"', 'name = "nih-clean"', r"different names; twice: \['nih-clean'\]"),
+        (
+            'folder = "nih_chestxray14" }',
+            'folder = "nih_chestxray14", limit = 5 }',
+            "nih-all: nih_chestxray14 has a limit",
+        ),
+        (
+            'folder = "nih_chestxray14" }',
+            'folder = "nih_chestxray14", labels = { ill = "pneumoni" } }',
+            r"external set nih-all, nih_chestxray14: labels \['pneumoni'\]",
+        ),
+    ],
+)
+def test_what_judging_cannot_do_is_refused_before_the_fit(tmp_path: Path, old: str, new: str, why: str) -> None:
+    assert TINY.count(old) == 1
     with pytest.raises(ConfigurationError, match=why):
         _load(tmp_path, TINY.replace(old, new))
 

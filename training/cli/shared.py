@@ -12,6 +12,7 @@ from rich.console import Console
 
 from app.errors import ConfigurationError
 from training.places import Places
+from training.publishing.policy import load_policy
 from training.recipe import Recipe, load_recipe
 from training.runs import Run
 from training.tracking.track import track
@@ -54,14 +55,17 @@ def kept(run: Run, places: Places) -> Run:
 
 
 def chosen_recipe(name: str, seed: int | None, whole: bool, changes: Sequence[str] | None) -> Recipe:
-    """The recipe as asked for. Raises ConfigurationError for a change that it does not know."""
+    """The recipe as asked for. Raises ConfigurationError for a change that it does not know, and for a policy that is not there or not
+    valid: `promote` would say so only after the look at the test split."""
     recipe = load_recipe(name)
     values: dict[str, Any] = dict(_change(text) for text in changes or ())
     if seed is not None:
         values["seed"] = seed
     if whole:
         values |= {f"data.sources.{i}.limit": None for i in range(len(recipe.data.sources))}
-    return recipe.changed(values) if values else recipe
+    chosen = recipe.changed(values) if values else recipe
+    load_policy(chosen.policy)
+    return chosen
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -34,6 +34,7 @@ from training.fitting.fit import fit as fit_recipe
 from training.judging.checks import run_checks
 from training.judging.evaluate import evaluate as evaluate_step
 from training.judging.evaluate import summary
+from training.judging.reduced import has_originals
 from training.places import Places
 from training.publishing.export import Exported
 from training.publishing.export import export as export_run
@@ -185,7 +186,7 @@ def _evaluate(run: Run, places: Places, step: Step) -> None:
 
 def _checks(run: Run, places: Places) -> None:
     run_checks(run, places, console())
-    if (places.data / "originals").is_dir():
+    if has_originals(places.data):
         reduced_pairs(run.path.name, places)
 
 

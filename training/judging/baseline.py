@@ -82,9 +82,9 @@ def baseline_figures(
 
 
 def matched(baseline: Scored, network: Scored, rule: Rule, recipe: Recipe) -> dict[str, Any]:
-    """At equal recall of the first class: a film counts as abnormal where the first class's margin is lowest, as many of the first class's
-    films as the network calls abnormal being so called. Of each other class, the share called abnormal by the baseline, and by the
-    network (whatever class it names)."""
+    """At equal recall of the first class: a film counts as abnormal where the first class's margin is lowest, exactly as many of the
+    first class's films as the network calls abnormal being so called (fewer only where margins are equal). Of each other class, the
+    share called abnormal by the baseline, and by the network (whatever class it names)."""
     answers, truth = answer(network, rule), true_class(network)
     first = _normal_margin(baseline)
 
@@ -94,7 +94,8 @@ def matched(baseline: Scored, network: Scored, rule: Rule, recipe: Recipe) -> di
         if not normal.any():
             return {}
         recall = float(np.mean(decided[normal] == 0))
-        limit = float(np.quantile(margin[normal], 1 - recall, method="lower"))
+        alarms = int(np.sum(decided[normal] != 0))
+        limit = float(np.append(np.sort(margin[normal]), np.inf)[alarms])
         found = {"recall": recall}
         for k, name in enumerate(rule.classes[1:], start=1):
             if (known == k).any():

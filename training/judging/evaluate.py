@@ -86,7 +86,10 @@ def evaluate_external(run: Run, places: Places) -> dict[str, Any]:
 
 
 def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
-    """The test set, everything else being fixed; adds a line to the ledger before anything of it is written elsewhere."""
+    """The test set, everything else being fixed; adds a line to the ledger before anything of it is written elsewhere.
+
+    Raises ConfigurationError before a film is opened where that line could not be written.
+    """
     fixed = fixed_decision(run)
     judged, digest = _judged(run), run.weights_digest()
     if judged["weights_digest"] != digest:
@@ -96,6 +99,10 @@ def evaluate_test(run: Run, places: Places) -> dict[str, Any]:
     films = checked_splits(run, places).test
     if not films:
         raise ConfigurationError("no_films", f"{run.recipe.name} has no test films; nothing is opened")
+    if standing(run.recipe, {film.folder for film in films}):
+        ledger.ready(places.ledger, ledger.POINTS)
+    else:
+        ledger.ready(ledger.looks_beside(places.ledger), None)
     scored = score("test", judging_reader(run), plain_pixels(films, run.recipe, places), run.recipe)
     whole = describe(run.recipe, fixed, scored)
     figures = {"test": whole} | _record(run, places, scored, whole, digest)
@@ -199,7 +206,7 @@ def _record(run: Run, places: Places, scored: Scored, whole: dict[str, Any], dig
     recipe = run.recipe
     row: dict[str, Any] = {"date": now(), "recipe": recipe.name, "recipe_digest": recipe.digest}
     row |= {"weights_digest": digest, "git_commit": git_commit()}
-    if standing(recipe, scored):
+    if standing(recipe, set(scored.sources.tolist())):
         [positive] = scored.outputs
         row |= {"n": str(len(scored))}
         row |= ledger.cells("", _parsed(whole["classes"][positive]["scores"]), ledger.SCORES)
@@ -223,13 +230,14 @@ def _record(run: Run, places: Places, scored: Scored, whole: dict[str, Any], dig
     return {"ledger": path.name, "ledger_row": row, "ledger_rows": lines}
 
 
-def standing(recipe: Recipe, test: Scored) -> bool:
-    """Whether a look fits the CSV ledger: binary pneumonia, its three points, the whole official Kermany test split."""
+def standing(recipe: Recipe, sources: set[str]) -> bool:
+    """Whether a look at test films of these sources fits the CSV ledger: binary pneumonia, its three points, the whole official Kermany
+    test split."""
     return (
         recipe.data.task == "binary"
         and recipe.data.classes == ("normal", "pneumonia")
         and recipe.data.test == "upstream"
-        and set(test.sources.tolist()) == KERMANY
+        and sources == KERMANY
         and tuple(point.name for point in recipe.decision.points) == ledger.POINTS
     )
 

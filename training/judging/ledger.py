@@ -20,16 +20,19 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from app.bundle.manifest import Estimate
+from app.errors import ConfigurationError
 
 SCORES = ("auroc", "auprc", "brier", "ece")
 RATES = ("sensitivity", "specificity")
 POINTS = ("screening", "sensitivity-90", "rule-in")  # of every line of the CSV ledger
 LOOKS = "test_looks.jsonl"
+FAULT = "ledger_fault"
 
 
 def columns(points: tuple[str, ...]) -> list[str]:
@@ -51,29 +54,72 @@ def cells(prefix: str, figures: Mapping[str, Estimate], names: tuple[str, ...]) 
     return row
 
 
+def ready(path: Path, points: tuple[str, ...] | None) -> None:
+    """See that a line can be added, before anything is looked at; makes the ledger and its folder.
+
+    points: of a CSV ledger; None: it holds looks. Raises ConfigurationError where `append` or `append_look` would.
+    """
+    with _opened(path) as stream:
+        if points is None:
+            _check_chain(_whole(stream, path).splitlines(), path)
+        else:
+            _known_lines(stream, path, columns(points))
+
+
 def append(path: Path, row: Mapping[str, str], points: tuple[str, ...]) -> int:
     """Add one line, durably; the header is written with the first. Returns the number of lines now.
 
-    Raises ValueError where the file has other columns: a ledger is never rewritten.
+    Raises ConfigurationError where the file cannot be written, has other columns or is torn: a ledger is never rewritten.
     """
     header = columns(points)
     if set(row) != set(header):
         raise ValueError(f"ledger row has {sorted(set(row) ^ set(header))} too much or too little")
-    with path.open("a+", newline="", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        known = next(csv.reader(stream), None)
-        if known is not None and known != header:
-            raise ValueError(f"{path.name} has other columns; keep it and start a new ledger beside it")
-        lines = sum(1 for _ in csv.reader(stream))
-        stream.seek(0, os.SEEK_END)
+    with _opened(path) as stream:
+        lines = _known_lines(stream, path, header)
         writer = csv.DictWriter(stream, fieldnames=header, lineterminator="\n")
-        if known is None:
+        if not lines:
             writer.writeheader()
         writer.writerow(row)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return lines + 1
+        _keep(stream)
+    return max(lines, 1)
+
+
+def _known_lines(stream: TextIO, path: Path, header: Sequence[str]) -> int:
+    """Lines of a CSV ledger, the header counted."""
+    lines = list(csv.reader(_whole(stream, path).splitlines()))
+    if lines and lines[0] != header:
+        raise ConfigurationError(FAULT, f"{path} has other columns; keep it and start a new ledger beside it")
+    return len(lines)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """To read and to add, alone. Raises ConfigurationError where the file cannot be made, read or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", newline="", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield stream
+    except OSError as error:
+        raise ConfigurationError(FAULT, f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _whole(stream: TextIO, path: Path) -> str:
+    """The text, from the start; what is written comes after it."""
+    stream.seek(0)
+    try:
+        text = stream.read()
+        stream.seek(0, os.SEEK_END)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(FAULT, f"{path} is not UTF-8: {error.reason}") from error
+    if text and not text.endswith("\n"):
+        raise ConfigurationError(FAULT, f"{path} ends in the middle of a line; restore it before looking again")
+    return text
+
+
+def _keep(stream: TextIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -92,21 +138,15 @@ def looks_beside(ledger: Path) -> Path:
 def append_look(path: Path, look: Mapping[str, Any]) -> int:
     """Add one line, durably, chained to the one before it. Returns the number of lines now.
 
-    Raises ValueError where a line was changed or taken out, or the last one is not whole: a ledger is never rewritten.
+    Raises ConfigurationError where the file cannot be written, a line was changed or taken out, or the last one is not whole: a ledger
+    is never rewritten.
     """
-    with path.open("a+", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        text = stream.read()
-        if text and not text.endswith("\n"):
-            raise ValueError(f"{path.name} ends in the middle of a line; restore it before looking again")
-        lines = text.splitlines()
-        _check_chain(lines, path.name)
+    with _opened(path) as stream:
+        lines = _whole(stream, path).splitlines()
+        _check_chain(lines, path)
         line = json.dumps({**look, "previous": _digest(lines[-1]) if lines else ""}, sort_keys=True, allow_nan=False)
-        stream.seek(0, os.SEEK_END)
         stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        _keep(stream)
     return len(lines) + 1
 
 
@@ -116,15 +156,19 @@ def read_looks(path: Path) -> list[dict[str, Any]]:
 
 
 def check_looks(path: Path) -> None:
-    """Raises ValueError where a line does not follow from the one before it."""
-    _check_chain(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], path.name)
+    """Raises ConfigurationError where a line does not follow from the one before it."""
+    _check_chain(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], path)
 
 
-def _check_chain(lines: Sequence[str], name: str) -> None:
+def _check_chain(lines: Sequence[str], path: Path) -> None:
     previous = ""
     for number, line in enumerate(lines, start=1):
-        if json.loads(line).get("previous") != previous:
-            raise ValueError(f"{name}: line {number} does not follow from the one before it")
+        try:
+            told = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(FAULT, f"{path}: line {number} is not JSON: {error.msg}") from error
+        if not isinstance(told, dict) or told.get("previous") != previous:
+            raise ConfigurationError(FAULT, f"{path}: line {number} does not follow from the one before it")
         previous = _digest(line)
 
 

@@ -25,6 +25,7 @@ from training.places import Places
 from training.runs import find_run
 
 ORIGINALS = "originals"
+_NEEDED = ("path", "source", "label")  # of originals/manifest.csv
 LIMIT = 0.15  # logit; the bar of a shipped bundle
 
 
@@ -45,7 +46,7 @@ class Pair:
 def compare_copies(data: Path, spec: InputSpec, engine: Engine) -> list[Pair]:
     """Every pair in the data folder, the widest apart first.
 
-    Raises ConfigurationError where an original that should have a reduced copy has none.
+    Raises ConfigurationError as `find_pairs` does.
     """
     found = []
     for original, reduced in find_pairs(data):
@@ -58,10 +59,32 @@ def compare_copies(data: Path, spec: InputSpec, engine: Engine) -> list[Pair]:
     return sorted(found, key=lambda pair: -pair.difference)
 
 
+def has_originals(data: Path) -> bool:
+    """Whether the data folder holds originals beside their copies; a folder of that name may be anybody's."""
+    return set(_NEEDED) <= _columns(data / ORIGINALS / "manifest.csv")
+
+
+def _columns(manifest: Path) -> set[str]:
+    if not manifest.is_file():
+        return set()
+    with manifest.open(newline="", encoding="utf-8") as stream:
+        return set(next(csv.reader(stream), []))
+
+
 def find_pairs(data: Path) -> list[tuple[str, str]]:
-    """(original, reduced) paths. Originals are named like their copies; those labelled `not_applicable` have none."""
-    with (data / ORIGINALS / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+    """(original, reduced) paths, one at least. Originals are named like their copies; those labelled `not_applicable` have none.
+
+    Raises ConfigurationError where there is no manifest of originals, it names none, or one that should have a reduced copy has none.
+    """
+    manifest = data / ORIGINALS / "manifest.csv"
+    if not has_originals(data):
+        raise ConfigurationError(
+            "data_missing", f"no {ORIGINALS}/{manifest.name} with columns {list(_NEEDED)} in {data}; nothing to compare"
+        )
+    with manifest.open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["label"] != "not_applicable"]
+    if not rows:
+        raise ConfigurationError("data_missing", f"{ORIGINALS}/{manifest.name} names no film that has a reduced copy")
     folders = {row["source"] for row in rows}
     names = sorted(p.name for p in data.iterdir() if (p / "manifest.csv").is_file() and p.name in _copies_of(folders))
     films = {(film.folder, Path(film.path).stem): film.path for name in names for film in read_manifest(data, name)}

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from app.bundle.manifest import ClassName, Name
 from training.data.spec import Source
+from training.judging.corruptions import SEVERITIES
 from training.spec import Part, Share
 
 Calibrator = Literal["none", "temperature", "vector_temperature", "platt", "isotonic"]
@@ -77,6 +78,8 @@ class HierarchicalPoint(Part):
     def _complete(self) -> Self:
         if set(self.targets) != set(self.priority):
             raise ValueError("a hierarchical point needs one target sensitivity per class of its priority order")
+        if len(set(self.priority)) != len(self.priority) or self.fallback in self.priority:
+            raise ValueError(f"operating point {self.name}: priority and fallback name each class once")
         return self
 
 
@@ -128,18 +131,29 @@ class DecisionPart(Part):
 class ExternalSet(Part):
     """Films from elsewhere that the run is judged on and never trained, calibrated or chosen on, unless `selects`.
 
-    selects: its AUROC (macro over the classes it has both sides of) is half of the selection figure.
+    selects: its AUROC (macro over the classes it has both sides of) is half of the selection figure. Its sources take no `limit`: every
+    film counts.
     """
 
     name: Name
     sources: tuple[Source, ...] = Field(min_length=1)
     selects: bool = False
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        limited = [source.folder for source in self.sources if source.limit is not None]
+        if limited:
+            raise ValueError(
+                f"external set {self.name}: {limited[0]} has a limit, which is for training films; choose films with `keep`"
+            )
+        return self
+
 
 class EvaluationPart(Part):
     """The hard validation that chooses between runs, fixed before training, and what else is measured.
 
-    severities: levels of every corruption of the selection (`training.judging.corruptions`). external: sets from elsewhere.
+    severities: levels of every corruption of the selection (`training.judging.corruptions`); none: it is of clean films alone.
+    external: sets from elsewhere.
     selection = mean (macro) AUROC over corruptions and severities of the validation, averaged with the selecting external sets' mean.
     tta: views whose mean logit is compared with the single view. explanations: films per class for the explanation checks, 0 = none.
     """
@@ -148,3 +162,16 @@ class EvaluationPart(Part):
     external: tuple[ExternalSet, ...] = ()
     tta: bool = True
     explanations: int = Field(default=40, ge=0)
+
+    @model_validator(mode="after")
+    def _known_once(self) -> Self:
+        strange = sorted(set(self.severities) - set(SEVERITIES))
+        if strange:
+            raise ValueError(f"severities {strange} are not among those of the corruptions, {list(SEVERITIES)}")
+        if len(set(self.severities)) != len(self.severities):
+            raise ValueError(f"a severity stands twice in {list(self.severities)}: its films would count twice")
+        names = [part.name for part in self.external]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"external sets need different names; twice: {twice}")
+        return self

@@ -24,7 +24,7 @@ import numpy as np
 
 from app.bundle.manifest import ReviewRule
 from app.decision import ABSENCE, NO_FINDING
-from app.domain import ReviewReason
+from app.domain import ReviewReason, Task
 from training.data.films import Film
 from training.judging.answers import Answers, Rule
 from training.runs import write_atomically
@@ -87,11 +87,12 @@ def write_worklists(lists: Mapping[str, Sequence[Row]], folder: Path, point: str
     return paths
 
 
-def gravest(rule: Rule) -> str:
+def gravest(task: Task, rule: Rule) -> str:
     """The class that must not be missed."""
     if rule.point.priority:
         return rule.point.priority[0]
-    findings = [name for name in rule.classes if name not in ABSENCE]
+    absent = _absence(task, rule.classes)
+    findings = [name for name in rule.classes if name not in absent]
     return "tuberculosis" if "tuberculosis" in findings else findings[0]
 
 
@@ -105,13 +106,19 @@ def review_reasons(answers: Answers, i: int, review: ReviewRule) -> list[ReviewR
     return found
 
 
+def _absence(task: Task, classes: Sequence[str]) -> frozenset[str]:
+    """Classes that say that nothing was found, as `app.decision` takes them: the first of a binary recipe, whatever it is called."""
+    return frozenset(classes[:1]) if task == "binary" else ABSENCE
+
+
 def _of_film(
     answers: Answers, i: int, rule: Rule, review: ReviewRule, film: Film | None
 ) -> list[tuple[str, float, Row]]:
     """(list, urgency, row) of every list that the film stands on."""
     true, said = _classes(answers, i)
-    missed = [name for name in true if name not in said and name not in ABSENCE]
-    wrong = [name for name in said if name not in true and name not in ABSENCE and _known(answers, i, name)]
+    absent, grave = _absence(answers.scored.task, rule.classes), gravest(answers.scored.task, rule)
+    missed = [name for name in true if name not in said and name not in absent]
+    wrong = [name for name in said if name not in true and name not in absent and _known(answers, i, name)]
     reasons = review_reasons(answers, i, review)
     right = not missed and not wrong
     confidence = float(answers.confidence[i])
@@ -127,9 +134,9 @@ def _of_film(
     if ReviewReason.BORDERLINE in reasons:
         about = said[0] if said and said[0] in answers.classes else rule.classes[-1]
         add("borderline", -float(answers.gap[i]), about, "close to a threshold", REVIEW)
-    if gravest(rule) in missed:
-        add("high-risk", 2.0, gravest(rule), f"{gravest(rule)} missed", AUDIT)
-    elif set(said) <= ABSENCE and ReviewReason.LOW_CONFIDENCE in reasons:
+    if grave in missed:
+        add("high-risk", 2.0, grave, f"{grave} missed", AUDIT)
+    elif set(said) <= absent and ReviewReason.LOW_CONFIDENCE in reasons:
         add("high-risk", 1 - confidence, said[0] if said else NO_FINDING, "no finding, with low confidence", AUDIT)
     if not right and answers.scored.task != "multilabel" and confidence > SURE:
         add("high-risk", 1 + confidence, said[0], "wrong, with high confidence", ANALYSIS)

@@ -75,7 +75,7 @@ def curves(sets: Mapping[str, Scored], fixed: Fixed) -> str:
 
 
 def calibration(sets: Mapping[str, Scored], fixed: Fixed, figures: Figures) -> str:
-    """Before and after, on films that chose nothing but the calibrator (report half) or nothing at all (test)."""
+    """Before and after, on films that chose the calibrator and between runs (report half) or nothing at all (test)."""
     rows = [
         (f"{name}: {figure}", cell(change.get("before")), cell(change.get("after")), cell(change.get("difference")))
         for name, described in described_sets(figures).items()
@@ -85,7 +85,8 @@ def calibration(sets: Mapping[str, Scored], fixed: Fixed, figures: Figures) -> s
         "Calibration",
         note(f"{fixed.calibration.method}, chosen by: {fixed.calibration_chosen_by}."),
         note(
-            "The report half chose between the calibrators, so its figures after calibration flatter; the test films chose nothing."
+            "The report half chose between the calibrators, and with the fit half between runs, so its figures after calibration "
+            "flatter; the test films chose nothing."
         ),
         table(("figure, mean of classes", "before", "after", "difference"), rows) if rows else "",
         plots.reliability(sets, fixed),

@@ -35,6 +35,19 @@ def test_matched_at_the_networks_recall_of_normal() -> None:
     assert {k: v["value"] for k, v in found["baseline"].items()} == {"pneumonia": 0.5, "tuberculosis": 0.0}
 
 
+@pytest.mark.parametrize("alarms", [0, 1, 7, 10, 29, 57, 99, 100])
+def test_the_baseline_gets_as_many_false_alarms_as_the_network(alarms: int) -> None:
+    """100 normals and, at the same margins and a hair below each, 100 pneumonias: the share of pneumonias called shows how far it went."""
+    rng = np.random.default_rng(alarms)
+    normal = rng.permutation(100).astype(np.float64)
+    y = [0] * 100 + [1] * 100
+    network = scored(np.concatenate([np.where(np.arange(100) < alarms, 1.0, -1.0), np.ones(100)]), y)
+    baseline = scored(np.concatenate([normal, normal + 1e-6]), y)  # the higher the logit, the lower the normal margin
+    found = matched(baseline, network, threshold_rule(), RECIPE)
+    assert found["recall"]["value"] == pytest.approx(1 - alarms / 100)
+    assert found["baseline"]["pneumonia"]["value"] == pytest.approx(min(alarms + 1, 100) / 100)
+
+
 def test_a_baseline_of_the_network_itself_matches_it() -> None:
     rng = np.random.default_rng(0)
     y = [0, 1] * 40

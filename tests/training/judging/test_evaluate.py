@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from app.errors import ConfigurationError
 from tests.training.judging.synthetic import scored, softmax_films
 from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, write_data
 from training.data.splits import recipe_splits
+from training.judging import evaluate as module
 from training.judging import ledger
 from training.judging.evaluate import decision_digest, evaluate, fixed_decision, load_logits, selection, summary
 from training.judging.figures import auroc
@@ -172,6 +175,32 @@ def test_thresholds_derived_anew_after_the_report_step_do_not_meet_the_test(data
     evaluate(run, places, "report")
     figures = evaluate(run, places, "test")
     assert figures["decision_digest"] == run.read_json("figures-report.json")["decision_digest"] == decision_digest(run)
+
+
+@pytest.mark.parametrize(("text", "name"), [(TINY, "x.csv"), (TINY_MULTICLASS, "test_looks.jsonl")])
+def test_no_test_film_is_opened_where_the_look_cannot_be_written_down(
+    text: str, name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, places = _run(text, data, tmp_path)
+    evaluate(run, places, "hard")
+    evaluate(run, places, "report")
+    places = replace(places, ledger=tmp_path / "new" / "dir" / "x.csv")
+    path = places.ledger.with_name(name)
+    path.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "plain_pixels", None)
+        with pytest.raises(ConfigurationError, match=f"{name} cannot be written"):
+            evaluate(run, places, "test")
+    shutil.rmtree(tmp_path / "new")
+    assert evaluate(run, places, "test")["ledger_rows"] == 1
+    assert path.is_file()
+
+
+def test_hard_validation_of_clean_films_alone(data: Path, tmp_path: Path) -> None:
+    run, places = _run(TINY.replace("severities = [1, 3]", "severities = []"), data, tmp_path)
+    found = _all_steps(run, places)
+    assert found["hard"]["corrupted_auroc"] == found["hard"]["clean_auroc"]
+    assert list(found["report"]["corruptions"]) == ["clean"]
 
 
 def _halves(films: Scored) -> dict[str, list[Scored]]:

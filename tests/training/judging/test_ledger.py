@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.bundle.manifest import Estimate
+from app.errors import ConfigurationError
 from training.judging import ledger
 from training.places import CHECKOUT
 
@@ -37,7 +38,7 @@ def test_a_row_or_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
     ledger.append(path, _row(1), POINTS)
     before = path.read_bytes()
     other = dict.fromkeys(ledger.columns(("screening",)), "0")
-    with pytest.raises(ValueError, match="other columns"):
+    with pytest.raises(ConfigurationError, match=r"ledger\.csv has other columns"):
         ledger.append(path, other, ("screening",))
     assert path.read_bytes() == before
 
@@ -72,12 +73,12 @@ def test_a_changed_or_missing_look_shows(tmp_path: Path, line: int) -> None:
         ledger.append_look(path, _look(n))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:line], lines[line].replace("0.9", "0.95"), *lines[line + 1 :]]) + "\n")
-    with pytest.raises(ValueError, match=f"line {line + 2} does not follow"):
+    with pytest.raises(ConfigurationError, match=f"line {line + 2} does not follow"):
         ledger.check_looks(path)
     path.write_text("\n".join([*lines[:line], *lines[line + 1 :]]) + "\n")
-    with pytest.raises(ValueError, match=f"line {line + 1} does not follow"):
+    with pytest.raises(ConfigurationError, match=f"line {line + 1} does not follow"):
         ledger.check_looks(path)
-    with pytest.raises(ValueError, match=f"line {line + 1} does not follow"):
+    with pytest.raises(ConfigurationError, match=f"line {line + 1} does not follow"):
         ledger.append_look(path, _look(4))
     assert len(path.read_text().splitlines()) == 2
 
@@ -91,7 +92,7 @@ def test_a_torn_line_is_not_written_over(tmp_path: Path) -> None:
     ledger.append_look(path, _look(1))
     torn = path.read_text() + json.dumps(_look(2))[:20]
     path.write_text(torn)
-    with pytest.raises(ValueError, match="middle of a line"):
+    with pytest.raises(ConfigurationError, match="middle of a line"):
         ledger.append_look(path, _look(3))
     assert path.read_text() == torn
 
@@ -100,3 +101,57 @@ def test_a_look_holds_no_number_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         ledger.append_look(tmp_path / "looks.jsonl", {"macro": float("nan")})
     assert (tmp_path / "looks.jsonl").read_text() == ""
+
+
+def test_a_new_folder_is_made_for_a_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "dir" / "x.csv"
+    ledger.ready(path, POINTS)
+    assert ledger.read(path) == []
+    assert ledger.append(path, _row(1), POINTS) == 1
+    assert ledger.append(tmp_path / "other" / "x.csv", _row(1), POINTS) == 1
+    looks = ledger.looks_beside(tmp_path / "third" / "x.csv")
+    ledger.ready(looks, None)
+    assert ledger.append_look(looks, _look(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a,b\n1,2\n", "has other columns"),
+        (b"date,rec", "ends in the middle of a line"),
+        (b"\xff\xfe\n", "is not UTF-8"),
+        (None, "cannot be written: Is a directory"),
+    ],
+)
+def test_a_ledger_that_takes_no_line_is_said_beforehand(tmp_path: Path, content: bytes | None, why: str) -> None:
+    path = tmp_path / "x.csv"
+    path.mkdir() if content is None else path.write_bytes(content)
+    for act in (lambda: ledger.ready(path, POINTS), lambda: ledger.append(path, _row(1), POINTS)):
+        with pytest.raises(ConfigurationError, match=why) as caught:
+            act()
+        assert (caught.value.code, str(path) in str(caught.value)) == ("ledger_fault", True)
+    assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nonsense\n", "line 1 is not JSON"),
+        ("[1]\n", "line 1 does not follow"),
+        ('{"previous": "0"}\n', "line 1 does not follow"),
+        ('{"previous"', "middle of a line"),
+    ],
+)
+def test_looks_that_take_no_line_are_said_beforehand(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "looks.jsonl"
+    path.write_text(text)
+    for act in (lambda: ledger.ready(path, None), lambda: ledger.append_look(path, _look(1))):
+        with pytest.raises(ConfigurationError, match=why):
+            act()
+    assert path.read_text() == text
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"x\.csv cannot be written: "):
+        ledger.ready(tmp_path / "file" / "x.csv", POINTS)

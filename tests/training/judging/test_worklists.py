@@ -48,12 +48,24 @@ def test_binary_films_on_their_lists() -> None:
     assert missed.probability == pytest.approx(1 / (1 + np.exp(4.0)), abs=1e-6)
 
 
+def test_the_first_class_of_a_binary_recipe_is_no_finding_whatever_its_name() -> None:
+    names = ("healthy", "pneumonia")
+    rule = replace(threshold_rule(), classes=names)
+    assert gravest("binary", rule) == "pneumonia"
+    films = scored([-2.0, 2.0, 0.2, -4.0, 4.0, -0.5], [1, 0, 1, 1, 1, 0])
+    lists = worklists(answer(films, rule), rule, REVIEW, {})
+    usual = worklists(answer(films, threshold_rule()), threshold_rule(), REVIEW, {})
+    assert {name: _paths(rows) for name, rows in lists.items()} == {name: _paths(rows) for name, rows in usual.items()}
+    assert {row.about for row in lists["false-negatives"] + lists["false-positives"]} == {"pneumonia"}
+    assert [row.reason for row in lists["high-risk"]] == [row.reason for row in usual["high-risk"]]
+
+
 def test_missed_tuberculosis_comes_first() -> None:
     logits = np.array([[3.0, 0, 0], [0, 4.0, 0], [0.4, 0.0, 0.0], [0, 0, 6.0]])
     films = many("multiclass", CLASSES, logits, np.eye(3)[[1, 2, 0, 2]])
     point = OperatingPoint(name="p", rule="argmax", target="made")
     rule = Rule(CLASSES, NONE, point)
-    assert gravest(rule) == "tuberculosis"
+    assert gravest("multiclass", rule) == "tuberculosis"
     lists = worklists(
         answer(films, rule), rule, REVIEW, {"here/1.png": Film("here/1.png", "here", "", "", "", view="PA", sex="F")}
     )
@@ -64,7 +76,7 @@ def test_missed_tuberculosis_comes_first() -> None:
     assert _paths(lists["false-positives"]) == ["1"]
     assert _paths(lists["high-confidence-correct"]) == ["3"]
     first = replace(point, rule="hierarchical") if False else point.model_copy(update={"priority": ("pneumonia",)})
-    assert gravest(Rule(CLASSES, NONE, first)) == "pneumonia"
+    assert gravest("multiclass", Rule(CLASSES, NONE, first)) == "pneumonia"
 
 
 def test_multilabel_films_count_label_by_label() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import IntegrityError
 
@@ -259,6 +260,21 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path: Path) -> No
     assert len(failed) == 2
     assert all("no longer a number" in t.user_attrs["failure"] for t in failed)
     assert "no longer a number" in next((tmp_path / "runs").glob("study-*/index.html")).read_text()
+
+
+@pytest.mark.parametrize(
+    "away",
+    [OSError("no route to host"), MlflowException("[500] the tracking server is away"), ValueError("[/x] markup")],
+)
+def test_a_tracking_store_that_is_away_is_said_and_stops_nothing(tmp_path: Path, away: Exception) -> None:
+    def note(run: Run, where: Places, tags: Mapping[str, str]) -> None:
+        raise away
+
+    said = io.StringIO()
+    best = search(searched(2), places(tmp_path), Console(file=said, width=200), fit=SlowFit(0), judge=judge, note=note)
+    assert best.is_file()
+    assert [t.state.name for t in trials_of(tmp_path, searched(2))] == ["COMPLETE", "COMPLETE"]
+    assert said.getvalue().count(f"not tracked in MLflow: {away}") == 2
 
 
 def test_a_study_that_only_fails_ends(tmp_path: Path) -> None:
