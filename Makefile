@@ -39,7 +39,7 @@ format: $(VENV)/.test  ## let ruff format and fix what it can
 
 train: $(VENV)/.test  ## train, judge, export and report RECIPE (default pneumonia-resnet18) on ../shared/data, then its gate
 	$(BIN)/python -m training run $(RECIPE)
-	$(BIN)/python -m training gate $(RECIPE)
+	run="$$($(BIN)/python -m training fit $(RECIPE))" && $(BIN)/python -m training gate "$$run" --recipe $(RECIPE)
 
 bench: $(VENV)/.test  ## measure this machine; writes the figures between the markers in README.md
 	$(BIN)/python -m benchmarks

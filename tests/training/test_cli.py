@@ -107,6 +107,12 @@ def test_a_finished_run_is_not_fitted_or_tested_again(made: Factory, capsys: pyt
     assert BundleStore(made.root / "bundles").latest() == BundleRef("tiny", "1.2.4")
 
 
+def test_fit_of_a_complete_run_says_its_name_alone(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make train` gates the run that is named so."""
+    made("fit", str(made.recipe))
+    assert capsys.readouterr().out == f"{made.run.path.name}\n"
+
+
 def test_a_version_is_written_once(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         made("export", "tiny", "--version", "1.2.3")
@@ -146,7 +152,14 @@ def test_reduced_copies_of_a_bundle_and_of_a_run_agree(made: Factory, capsys: py
 
 
 def test_the_leaderboard_knows_no_test_figure(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
-    made("leaderboard")
+    readme = made.root / "README.md"
+    readme.write_text("before\n<!-- figures:leaderboard -->\nold\n<!-- /figures:leaderboard -->\nafter\n")
+    made("leaderboard", "--readme", str(readme))
+    block = readme.read_text()
+    assert "| tiny, 7 | 1 | network | tiny_cnn |" in block
+    assert "old" not in block
+    assert block.startswith("before\n")
+    assert block.endswith("after\n")
     shown = capsys.readouterr().out
     assert f"{made.run.read_json('figures-hard.json')['selection']:.4f}" in shown
     written = (made.root / "runs" / "leaderboard.md").read_text()
@@ -216,6 +229,27 @@ def test_every_step_is_tracked_and_a_store_that_is_away_stops_none(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://tracking")
     alone("evaluate", "tiny", "--split", "external")
     assert "not tracked in MLflow" in capsys.readouterr().err
+
+
+def test_an_unknown_policy_is_said_before_anything_is_done(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("splits", "run"):
+        with pytest.raises(SystemExit):
+            made(command, str(made.recipe), "--set", "policy=strikt")
+        said = capsys.readouterr()
+        assert "unknown_policy: no policy 'strikt'; there are: default" in said.err
+        assert not said.out
+
+
+def test_a_folder_of_anybodys_originals_does_not_stop_the_checks(
+    tmp_path: Path, made: Factory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = made.copied(tmp_path / "own")
+    (own.root / "data" / "originals" / "manifest.csv").unlink()
+    own("checks", "tiny")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        own("reduced-copies", "tiny/1.2.3")
+    assert "data_missing: no originals/manifest.csv" in capsys.readouterr().err
 
 
 def test_a_changed_recipe_is_another_run(made: Factory, capsys: pytest.CaptureFixture[str]) -> None:

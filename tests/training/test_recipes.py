@@ -88,7 +88,7 @@ def test_a_recipe_runs_for_one_step_on_phantoms(name: str, data: Path, tmp_path:
         evaluate(run, places, "report")
         assert figures["n"] == len((splits := recipe_splits(recipe, places)).fit) + len(splits.report)
         promote(run)
-        if recipe.network.architecture == "efficientnet_b0":
+        if recipe.network.architecture == "efficientnet_b0" and not recipe.network.frozen:
             # After one step its batch statistics are still those it began with, and it answers every film alike.
             with pytest.raises(BundleError, match="threshold"):
                 export(run, places, "1.0.0", accept_failed=run.path.name)

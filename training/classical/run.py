@@ -3,7 +3,8 @@
 A baseline sees the same cached pixels in the same split, goes through the same hard validation, calibration, operating points and report,
 and leaves the same files in a folder of its own, runs/<recipe>-<digest8>-<model>/: recipe.json, splits.json, environment.json,
 fitted.json, decision.json, logits-{hard,external}.npz, figures-{hard,report,external}.json, and classical.json, which says that this
-is no network. There is no weights.pt, so nothing can be exported from it, and the test split is never opened.
+is no network. There is no weights.pt, so nothing can be exported from it, and of the test split nothing is looked at but the hashes that
+find the same picture on both sides.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.classical.spec import ClassicalPart, Model
 from training.data.cache import Pixels, training_pixels
 from training.data.collect import collect
 from training.data.films import Film
+from training.data.leaks import check_duplicates
 from training.data.splits import Splits, recipe_splits
 from training.data.targets import targets
 from training.judging.corruptions import corrupt_all
@@ -56,7 +58,10 @@ class Fitted:
 
 
 def run_classical(recipe: Recipe, places: Places, console: Console, part: ClassicalPart | None = None) -> list[str]:
-    """Fit and judge every model of the part that has no finished folder yet. Returns the names of all their folders."""
+    """Fit and judge every model of the part that has no finished folder yet. Returns the names of all their folders.
+
+    Raises ConfigurationError: `leak` where films of two parts show the same picture, and what reading the films raises.
+    """
     part = part or ClassicalPart()
     runs = {model: Run(places.runs / _folder(recipe, part, model), recipe) for model in part.models}
     missing = tuple(model for model, run in runs.items() if not (run.path / "figures-report.json").is_file())
@@ -78,6 +83,7 @@ def _folder(recipe: Recipe, part: ClassicalPart, model: Model) -> str:
 def _fit_and_judge(runs: Mapping[Model, Run], part: ClassicalPart, places: Places) -> None:
     recipe = next(iter(runs.values())).recipe
     splits = recipe_splits(recipe, places)
+    check_duplicates(splits, places, recipe.data.duplicate_bits)
     trained = training_pixels(recipe, splits.train, places)
     fitted = _fit_all(tuple(runs), part, trained, recipe)
     answers: dict[Model, Answers] = {model: Answers() for model in runs}

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from training.classical.run import run_classical
 from training.cli.shared import Change, RecipeName, RunName, Whole, chosen_recipe, console, kept
+from training.publishing.readme import replace_between_markers
 from training.publishing.reported import record as record_run
 from training.runs import find_run
+from training.tracking.board_pages import readme_block
 from training.tracking.leaderboard import leaderboard as make_leaderboard
 from training.tracking.search import search as search_recipe
 from training.tracking.track import track as track_run
@@ -22,12 +24,23 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def leaderboard(ctx: typer.Context) -> None:
+def leaderboard(
+    ctx: typer.Context,
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Also write it between the markers `figures:leaderboard` of this file."
+        ),
+    ] = None,
+) -> None:
     """All judged runs by their selection figure; ties by paired bootstrap. The test split plays no part in it.
 
     Writes leaderboard.md, .html and .json into the folder of runs.
     """
     made = make_leaderboard(ctx.obj)
+    if readme is not None:
+        text = replace_between_markers(readme.read_text(), "figures:leaderboard", readme_block(made))
+        readme.write_text(text)
     for table in made.tables():
         Console().print(table)
 

@@ -30,9 +30,7 @@ def collect(sources: Iterable[Source], root: Path, part: DataPart | None = None)
     """
     films: list[Film] = []
     for source in sources:
-        found = list(
-            named((r for r in _records(source, root, labelled=part is not None) if _kept(source, r.film)), source, part)
-        )
+        found = list(named((r for r in _records(source, root, part) if _kept(source, r.film)), source, part))
         if not found:
             raise ConfigurationError(
                 "no_films", f"{source.folder} has no film that is wanted{_wanted(source, part, root)}"
@@ -51,16 +49,16 @@ def read_manifest(data: Path, folder: str) -> list[Film]:
     return collect((ManifestSource(folder=folder),), data)
 
 
-def _records(source: Source, root: Path, *, labelled: bool = True) -> Iterator[Record]:
+def _records(source: Source, root: Path, part: DataPart | None) -> Iterator[Record]:
     match source:
         case ManifestSource():
             return manifest_records(source, root)
         case TreeSource():
-            return tree_records(source, root, labelled=labelled)
+            return tree_records(source, root, labelled=part is not None)
         case TableSource():
-            return table_records(source, root)
+            return table_records(source, root, part)
         case DicomSource():
-            return dicom_records(source, root)
+            return dicom_records(source, root, part)
 
 
 def _kept(source: Source, film: Film) -> bool:
@@ -78,6 +76,6 @@ def _kept(source: Source, film: Film) -> bool:
 
 def _wanted(source: Source, part: DataPart | None, root: Path) -> str:
     """What the source has and what was looked for, for the error."""
-    names = sorted({name for record in _records(source, root) for name in record.names})
+    names = sorted({name for record in _records(source, root, part) for name in record.names})
     wanted = list(source.labels) or (list(part.classes) if part else [])
     return f": it names {names[:20]}, the recipe knows {wanted}"

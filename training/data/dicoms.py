@@ -18,7 +18,7 @@ from app.imaging.dicom.walk import PIXEL_DATA
 from training.data.cache import LIMITS
 from training.data.films import Film
 from training.data.labels import Record
-from training.data.spec import DicomSource
+from training.data.spec import DataPart, DicomSource
 from training.data.tables import age_group, names_of, read_table, sex_of
 from training.data.trees import films_below
 
@@ -44,15 +44,16 @@ class DicomHeader:
     is_image: bool
 
 
-def dicom_records(source: DicomSource, root: Path) -> Iterator[Record]:
-    """The films in path order. Other files, and objects without pixel data (reports, plans), are passed over.
+def dicom_records(source: DicomSource, root: Path, part: DataPart | None = None) -> Iterator[Record]:
+    """The films in path order. Other files, and objects without pixel data (reports, plans), are passed over. part: as for
+    `training.data.tables.names_of`.
 
     Raises ConfigurationError where the folder or table is missing, a row of the table has no film, or a header cannot be read.
     """
     folder = root / source.folder
     if not folder.is_dir():
         raise ConfigurationError("data_missing", f"no folder {source.folder} in {root}; pass the folder with --data")
-    table = _table(source, root)
+    table = _table(source, root, part)
     found = set()
     for path in track(films_below(folder, frozenset()), description=f"headers of {source.folder}", transient=True):
         header = _header(path, root) if _is_dicom(path) else None  # None, too, of the directory that lies on every CD
@@ -128,7 +129,7 @@ def _film(source: DicomSource, path: str, header: DicomHeader, label: str) -> Fi
     )
 
 
-def _table(source: DicomSource, root: Path) -> dict[str, dict[str, int]] | None:
+def _table(source: DicomSource, root: Path, part: DataPart | None) -> dict[str, dict[str, int]] | None:
     """Key -> what the table says."""
     if source.table is None:
         return None
@@ -139,7 +140,7 @@ def _table(source: DicomSource, root: Path) -> dict[str, dict[str, int]] | None:
     twice = next((key for i, key in enumerate(sorted(keys)[1:]) if key == sorted(keys)[i]), None)
     if twice is not None:
         raise ConfigurationError("film_twice", f"{source.table} of {source.folder} names {twice} twice")
-    return dict(zip(keys, names_of(rows, source), strict=True))
+    return dict(zip(keys, names_of(rows, source, part), strict=True))
 
 
 def _header(path: Path, root: Path) -> DicomHeader | None:

@@ -84,13 +84,11 @@ SOURCES: dict[str, Origin] = {
 }
 
 
-def source(folder: str) -> Origin:
-    """Raises ConfigurationError for a folder of which nothing is known: weights without a stated population are not exported."""
-    return folder_origin(folder, ())
-
-
 def folder_origin(folder: str, sources: Iterable[Source]) -> Origin:
-    """What the recipe says of the folder, else what is known of it here. Raises ConfigurationError where neither says anything."""
+    """What the recipe says of the folder, else what is known of it here.
+
+    Raises ConfigurationError where neither says anything: weights without a stated population are not exported.
+    """
     told = next((s.origin for s in sources if s.folder == folder and s.origin is not None), None)
     found = told or SOURCES.get(folder)
     if found is None:
@@ -178,7 +176,7 @@ def licence(films: Sequence[Film], recipe: Recipe | None = None) -> Licence:
     Raises:
         ConfigurationError: `unknown_source`.
     """
-    sources = recipe.data.sources if recipe is not None else ()
+    sources = (*recipe.data.sources, *(recipe.pretraining.sources if recipe.pretraining else ())) if recipe else ()
     origins = {folder: folder_origin(folder, sources) for folder in {film.folder for film in films}}
     free, bound = set[str](), dict[str, set[str]]()
     for film in films:

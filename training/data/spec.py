@@ -56,8 +56,8 @@ class TreeSource(_Source):
     """Folders named after classes: `folder/[<split>/]<class>/**/film`. Kermany and TBX11K come like this.
 
     splits: folder name -> train, val or test, where the tree has such a level (empty: it has not).
-    patient: regular expression on the file name with a group `patient`; without a match, or without a pattern, the whole stem is
-    the patient.
+    patient: regular expression on the file name with a group `patient`; a film that it does not fit has no patient id, so that the
+    source needs a side. Without a pattern the whole stem is the patient, each film its own, and a warning says so.
     """
 
     kind: Literal["tree"] = "tree"

@@ -14,8 +14,8 @@ from app.errors import ConfigurationError
 from app.imaging.dicom.attributes import OLDEST_YEARS, age_years
 from app.imaging.dicom.words import VIEWS
 from training.data.films import Film
-from training.data.labels import Record
-from training.data.spec import Columns, TableSource
+from training.data.labels import HEALTHY, Record, plain_name
+from training.data.spec import Columns, DataPart, TableSource
 
 Row = Mapping[str, str]
 _VALUES = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1, "true": 1, "false": 0, "": None, "nan": None}
@@ -41,14 +41,14 @@ class Labelled(Protocol):
     def blank_is_negative(self) -> bool: ...
 
 
-def table_records(source: TableSource, root: Path) -> Iterator[Record]:
+def table_records(source: TableSource, root: Path, part: DataPart | None = None) -> Iterator[Record]:
     """The rows in path order. A table lies below the source's folder. A bare file name stands for the one film of that name anywhere below
-    it: NIH's table names no folder, and its films come in twelve.
+    it: NIH's table names no folder, and its films come in twelve. part: whose classes must be readable where they have columns.
 
     Raises ConfigurationError where the table, a column or a film is missing.
     """
     rows = read_table(root / source.folder / source.table, source.columns)
-    names = names_of(rows, source)
+    names = names_of(rows, source, part)
     paths = _found([_path(row[source.columns.path], source.folder) for row in rows], source.folder, root)
     lost = [path for path in paths if not (root / path).is_file()]
     if lost:
@@ -74,9 +74,11 @@ def read_table(path: Path, columns: Columns) -> list[dict[str, str]]:
     return rows
 
 
-def names_of(rows: Sequence[Row], source: Labelled) -> list[dict[str, int]]:
+def names_of(rows: Sequence[Row], source: Labelled, part: DataPart | None = None) -> list[dict[str, int]]:
     """What each row says: upstream name -> 1, 0, -1. Names of the whole table that a row does not mention are absent, if
     `blank_is_negative`, else not known.
+
+    Without `labels`, columns of other values than 1, 0, -1 and blank are no labels, unless they are called as a class of `part`.
 
     Raises ConfigurationError for a label column that is not there or has other values than 1, 0, -1 and blank.
     """
@@ -88,8 +90,15 @@ def names_of(rows: Sequence[Row], source: Labelled) -> list[dict[str, int]]:
         every = dict.fromkeys((name for names in found for name in names), 0) if source.blank_is_negative else {}
         return [every | names for names in found]
     columns = _label_columns(rows[0], source)
-    kept = [name for name in columns if name in source.labels or all(_known(row[name]) for row in rows)]
+    sure = [name for name in columns if name in source.labels or plain_name(name) in _called(part)]
+    kept = [name for name in columns if name in sure or all(_known(row[name]) for row in rows)]
     return [_by_column(row, kept, source) for row in rows]
+
+
+def _called(part: DataPart | None) -> set[str]:
+    """Plain names that a column of the recipe's classes may have."""
+    classes = set(part.classes) if part else set[str]()
+    return classes | HEALTHY if classes & HEALTHY else classes
 
 
 def _label_columns(row: Row, source: Labelled) -> list[str]:

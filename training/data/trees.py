@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ def tree_records(source: TreeSource, root: Path, *, labelled: bool = True) -> It
     """The films in path order. Hidden files and files of other kinds are passed over.
 
     labelled: a film in no folder of a class is an error; without, it has no label (pre-training needs none).
+
+    A film whose name the patient pattern does not fit has no patient id, which is an error wherever it would have to be split. Without a
+    pattern each film is a patient, which is said as a warning where films are dealt out.
 
     Raises ConfigurationError where the folder is not there, a folder stands where a split should, or the pattern is none or fits the
     name of no film.
@@ -45,7 +49,7 @@ def tree_records(source: TreeSource, root: Path, *, labelled: bool = True) -> It
             folder=source.folder,
             upstream_split=source.splits.get(split, ""),
             label=label,
-            patient=f"{source.folder}:{match['patient'] if match else path.stem}",
+            patient=_patient(source, path, match),
             licence=source.origin.licence if source.origin else "",
             side=source.side,
         )
@@ -55,6 +59,19 @@ def tree_records(source: TreeSource, root: Path, *, labelled: bool = True) -> It
             "no_patient",
             f"patient pattern {source.patient!r} of {source.folder} fits the name of no film: each would be a patient",
         )
+    if pattern is None and labelled:
+        warnings.warn(
+            f"{source.folder} has no patient pattern: each film counts as a patient of its own, and one who has several may stand in "
+            "training and test; give the source `patient`",
+            stacklevel=2,
+        )
+
+
+def _patient(source: TreeSource, path: Path, match: re.Match[str] | None) -> str:
+    """What the pattern finds in the name, "" where it finds nothing: half of a patient's films under their own names would be a leak that
+    nothing sees. Without a pattern: the stem."""
+    name = path.stem if source.patient is None else match["patient"] if match else ""
+    return f"{source.folder}:{name}" if name else ""
 
 
 def films_below(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:

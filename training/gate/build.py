@@ -33,7 +33,7 @@ from app.selftest import golden_cases
 from training.data.cache import LIMITS, Pixels, load_pixels
 from training.data.films import Film
 from training.data.fingerprint import folder_digests
-from training.data.sources import licence, source
+from training.data.sources import folder_origin, licence
 from training.data.splits import recipe_splits
 from training.gate.exposure import drawn, made_of
 from training.gate.fit import INPUT, SOURCE, GateFit, fit_gate
@@ -100,7 +100,8 @@ def build_gated(  # noqa: PLR0917  a command's arguments
     A finished fit is kept in the cache: the same command, interrupted while it measures, does not fit again.
 
     Raises:
-        ConfigurationError: the recipe is not the one that the bundle was made with, or a data folder is missing.
+        ConfigurationError: the recipe is not the one that the bundle was made with, a data folder is missing, or nothing is known of
+            a source.
         BundleError: the parent does not verify, or the version exists.
     """
     bundle = BundleStore(places.bundles).verify(parent)
@@ -108,6 +109,7 @@ def build_gated(  # noqa: PLR0917  a command's arguments
         raise ConfigurationError("stale_recipe", f"{parent} was made with another recipe than {recipe.name} is now")
     check_new(BundleRef(parent.name, version), places)
     parts = deal(places.data, recipe_splits(recipe, places))
+    terms = _licence(bundle.manifest.licence, parts.fit, recipe)  # before the fit: it may not know a source
     pixels = load_pixels(places.data, parts.fit, SOURCE, places.cache)
     network = _fitted(parts, pixels, part, places, console)
     data = with_doubt(network, pixels.plain)
@@ -122,7 +124,8 @@ def build_gated(  # noqa: PLR0917  a command's arguments
     finally:
         decoder.close()
     picture = picture.model_copy(update={"false_refusal": figures})
-    manifest = _manifest(bundle, version, spec.model_copy(update={"picture": picture}), pixels)
+    spec = spec.model_copy(update={"picture": picture})
+    manifest = _manifest(bundle, version, spec, terms, _sources(pixels, recipe))
     written = _write(bundle, manifest, GateParts(data, tensors), places)
     return Gated(written.ref, written.digest, figures)
 
@@ -229,11 +232,13 @@ def _spec(bundle: VerifiedBundle, held: Limits, eye: Eye) -> tuple[GateSpec, Pic
     return GateSpec(header=header, picture=picture, actions=dict(ACTIONS)), picture
 
 
-def _manifest(bundle: VerifiedBundle, version: str, spec: GateSpec, pixels: Pixels) -> Manifest:
+def _manifest(
+    bundle: VerifiedBundle, version: str, spec: GateSpec, terms: Licence, gate: Sequence[DataSource]
+) -> Manifest:
     """The parent's, but for the version, the gate, where it comes from and what the weights may be used for."""
     old = bundle.manifest
     of_network = [s for s in old.provenance.data if not s.name.startswith(_OF_GATE)]
-    sources = [*of_network, *_sources(pixels)]
+    sources = [*of_network, *gate]
     provenance = old.provenance.model_copy(
         update={"parent_digest": bundle.digest, "created_at": now(), "data": tuple(sources)}
     )
@@ -242,14 +247,14 @@ def _manifest(bundle: VerifiedBundle, version: str, spec: GateSpec, pixels: Pixe
         "version": version,
         "gate": spec,
         "provenance": provenance,
-        "licence": _licence(old.licence, pixels.films),
+        "licence": terms,
     }
     return Manifest.model_validate(old.model_copy(update=changed).model_dump(mode="json"))
 
 
-def _licence(network: Licence, films: Sequence[Film]) -> Licence:
-    """Of a parent that has a gate already, only the network's part is kept."""
-    gate = licence(films)
+def _licence(network: Licence, films: Sequence[Film], recipe: Recipe) -> Licence:
+    """Of a parent that has a gate already, only the network's part is kept. Raises ConfigurationError: `unknown_source`."""
+    gate = licence(films, recipe)
     of_network = network.weights.removeprefix("network: ").split("; gate: ")[0]
     return Licence(
         weights=f"network: {of_network}; gate: {gate.weights}",
@@ -258,15 +263,18 @@ def _licence(network: Licence, films: Sequence[Film]) -> Licence:
     )
 
 
-def _sources(pixels: Pixels) -> list[DataSource]:
+def _sources(pixels: Pixels, recipe: Recipe) -> list[DataSource]:
     """One entry per folder of the gate's fit."""
+    origins = {folder: folder_origin(folder, recipe.data.sources) for folder in {f.folder for f in pixels.films}}
     return [
         DataSource(
             name=f"{_OF_GATE}{folder}",
             images=images,
             digest=digest,
-            licence=", ".join(sorted({f.licence for f in pixels.films if f.folder == folder})),
-            attribution=source(folder).attribution,
+            licence=", ".join(
+                sorted({f.licence or origins[folder].licence for f in pixels.films if f.folder == folder})
+            ),
+            attribution=origins[folder].attribution,
         )
         for folder, (images, digest) in folder_digests(pixels.films, pixels.sha256).items()
     ]

@@ -34,11 +34,22 @@ class WeightsPart(Part):
     file: path, absolute or below the data folder. sha256: checked where given. Keys are those of torchvision's model (or of this
     package's body); each must fit, except `drop`, prefixes that are left out on purpose (a foreign classifier). A first convolution
     for three channels is summed over them for a one-channel input.
+
+    licence, commercial_use: as whoever made the file says. Without the word that it allows commercial use, a bundle that began with it
+    is for research only, whatever its films allow; that word needs the licence that says so.
     """
 
     file: str
     sha256: str | None = None
     drop: tuple[str, ...] = ("fc.", "classifier.", "head.")
+    licence: str | None = None
+    commercial_use: bool = False
+
+    @model_validator(mode="after")
+    def _said_by_a_licence(self) -> Self:
+        if self.commercial_use and not self.licence:
+            raise ValueError("weights: commercial_use = true needs the licence that allows it")
+        return self
 
 
 class Unfreezing(Part):

@@ -19,8 +19,7 @@ from app.imaging.phantom import phantom
 from app.inference.engine import Engine, OnnxRuntimeEngine
 from app.selftest import choose_phantoms, golden_cases
 from training.data.cache import Pixels, load_pixels
-from training.data.splits import recipe_splits
-from training.judging.evaluate import fixed_decision
+from training.judging.evaluate import checked_splits, fixed_decision
 from training.judging.reading import Reading, engine_reader, torch_reader
 from training.networks.onnx_export import head_tensors, onnx_bytes
 from training.places import Places
@@ -55,8 +54,8 @@ def export(run: Run, places: Places, version: str, *, accept_failed: str | None 
             carries its failed lines, is for research only and never becomes `latest`.
 
     Raises:
-        ConfigurationError: a step is missing or of other weights; the policy failed and the run was not named; the engine disagrees
-            with the run's network; or the bundle is too large.
+        ConfigurationError: a step is missing or of other weights; the films changed since the fit; the policy failed and the run was not
+            named; the engine disagrees with the run's network; or the bundle is too large.
         BundleError: it does not verify, or does not pass its own golden test.
     """
     recipe = run.recipe
@@ -64,7 +63,7 @@ def export(run: Run, places: Places, version: str, *, accept_failed: str | None 
     fixed, network = fixed_decision(run), run.network()
     data = onnx_bytes(network, recipe.input.size, recipe.input.channels)
     engine = OnnxRuntimeEngine(data, threads=1)
-    splits = recipe_splits(recipe, places)
+    splits = checked_splits(run, places)
     pixels = load_pixels(places.data, [*splits.fit, *splits.report], recipe.input, places.cache)
     outputs = engine_reader(engine, recipe)(pixels.plain)
     difference = _compare(outputs.logits, torch_reader(network, recipe)(pixels.plain).logits)

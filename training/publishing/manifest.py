@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from app.bundle.manifest import (
@@ -10,19 +12,22 @@ from app.bundle.manifest import (
     ConformalMeasured,
     DataSource,
     Estimate,
+    Licence,
     Manifest,
     MeasuredPoint,
     NetworkSpec,
     OperatingPoint,
     Provenance,
 )
-from training.data.cache import load_pixels
+from app.errors import ConfigurationError
+from training.data.cache import Pixels, load_pixels
 from training.data.films import Film
 from training.data.fingerprint import data_sources
 from training.data.sources import intended_use, licence
 from training.data.splits import recipe_splits
 from training.fitting.pretrain import usable_films
 from training.judging.decide import Fixed
+from training.judging.evaluate import checked_splits
 from training.networks.network import TriageNetwork
 from training.networks.onnx_export import explanation_kind, feature_shape
 from training.places import Places
@@ -35,16 +40,18 @@ TOLERANCES = {"fp32": 1e-3}
 MEASURED_ON = "report half of the validation, clean and corrupted"
 PRETRAINING = "pre-training, labels not used"
 WEIGHTS = "initial weights: "
+NOT_STATED = "not stated by the recipe"
 
 
 def bundle_manifest(run: Run, places: Places, fixed: Fixed, network: TriageNetwork, version: str) -> Manifest:
     """Of the bundle to be: without files, without a gate, and not yet promoted.
 
-    Raises ConfigurationError where a step is missing, and for a source of which too little is known.
+    Raises ConfigurationError where a step is missing, for films that changed since the fit, and for a source of which too little is
+    known.
     """
     recipe, figures = run.recipe, load_figures(run)
     run.read_json("figures-report.json")  # the report half comes first
-    train = recipe_splits(recipe, places).train
+    trained = trained_pixels(run, places)
     size, channels = recipe.input.size, recipe.input.channels
     return Manifest.model_validate(
         {
@@ -69,8 +76,8 @@ def bundle_manifest(run: Run, places: Places, fixed: Fixed, network: TriageNetwo
             "intended_use": intended_use(recipe),
             "gate": None,
             "metrics": evidence.metrics(figures),
-            "provenance": _provenance(run, places),
-            "licence": licence([*train, *pretraining_films(recipe, places)], recipe),
+            "provenance": _provenance(run, places, trained),
+            "licence": _licence([*trained.films, *pretraining_films(recipe, places)], recipe),
             "tolerances": TOLERANCES,
             "files": {},
         }
@@ -103,15 +110,30 @@ def _conformal(overall: dict[str, Any], n: int) -> ConformalMeasured | None:
     return ConformalMeasured(coverage=coverage, mean_set_size=size, data=MEASURED_ON, n=n)
 
 
-def _provenance(run: Run, places: Places) -> Provenance:
+def trained_pixels(run: Run, places: Places) -> Pixels:
+    """The training films as they are now, which must be those that the run was fitted on: their digest goes into the provenance.
+
+    Raises ConfigurationError: `stale_data` for other films, `data_changed` for films of other content (a run of earlier code, which
+    kept no digest, passes).
+    """
+    pixels = load_pixels(places.data, checked_splits(run, places).train, run.recipe.input, places.cache)
+    if run.read_json("environment.json").get("training_data_digest", pixels.digest) != pixels.digest:
+        raise ConfigurationError(
+            "data_changed",
+            f"the training films of {run.path.name} are not those that it was fitted on (one or more were changed): put them back, "
+            "or delete the run's folder and fit anew",
+        )
+    return pixels
+
+
+def _provenance(run: Run, places: Places, trained: Pixels) -> Provenance:
     environment, fitted, recipe = run.read_json("environment.json"), run.read_json("fitted.json"), run.recipe
-    pixels = load_pixels(places.data, recipe_splits(recipe, places).train, recipe.input, places.cache)
     return Provenance(
         git_commit=environment["git_commit"],
         recipe=recipe.name,
         recipe_digest=recipe.digest,
         seed=recipe.seed,
-        data=(*data_sources(pixels, recipe.data.sources), *_pretraining(recipe, places), *_weights(recipe, places)),
+        data=(*data_sources(trained, recipe.data.sources), *_pretraining(recipe, places), *_weights(recipe, places)),
         libraries=environment["libraries"],
         hardware=environment["hardware"],
         duration_s=fitted["seconds"],
@@ -137,6 +159,18 @@ def pretraining_films(recipe: Recipe, places: Places) -> tuple[Film, ...]:
     return films
 
 
+def _licence(films: Sequence[Film], recipe: Recipe) -> Licence:
+    """Of the films, and of a weights file that the network started from: one not known to allow commercial use does not."""
+    found, part = licence(films, recipe), recipe.network.weights
+    if part is None:
+        return found
+    started = f"{WEIGHTS}{PurePath(part.file).name} (licence {part.licence or NOT_STATED})"
+    changed: dict[str, Any] = {"weights": f"{found.weights}; {started}"}
+    if not part.commercial_use:
+        changed |= {"commercial_use": False, "notes": f"No commercial use, because of {started}. {found.notes}"}
+    return found.model_copy(update=changed)
+
+
 def _weights(recipe: Recipe, places: Places) -> list[DataSource]:
     """A weights file that the network started from: its films and their licence are known to whoever made it."""
     part = recipe.network.weights
@@ -149,7 +183,7 @@ def _weights(recipe: Recipe, places: Places) -> list[DataSource]:
             name=f"{WEIGHTS}{path.name}",
             images=0,
             digest=digest,
-            licence="not stated by the recipe",
+            licence=part.licence or NOT_STATED,
             attribution=f"a file of {path.stat().st_size} bytes; its training films are not known here",
         )
     ]

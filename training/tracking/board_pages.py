@@ -71,6 +71,17 @@ def markdown(board: Leaderboard) -> str:
     return "\n".join(parts)
 
 
+def readme_block(board: Leaderboard) -> str:
+    """The leaderboard in a few columns, for a README: no folder names, which differ between machines."""
+    names = ("rank", "kind", "model", "selection", "behind the best", "clean")
+    kept = [HEADER.index(name) for name in names]
+    parts = [note(board)]
+    for group in board.groups:
+        rows = [(f"{line.recipe}, {line.seed}", *(cells(line)[i] for i in kept)) for line in group.lines]
+        parts += ["", f"{heading(group)}:", "", *_markdown_table(("recipe, seed", *names), rows)]
+    return "\n".join(parts)
+
+
 SEEDS_HEADER = ("recipe", "seeds", "mean selection", "range")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from app.errors import ConfigurationError
 from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, write_data
 from training.classical.run import run_classical
 from training.classical.spec import ClassicalPart, HogPart
+from training.data.leaks import check_duplicates
 from training.data.splits import recipe_splits
 from training.judging.evaluate import evaluate, load_logits, selection
 from training.judging.judge import CLEAN, SELECTION_KINDS
@@ -32,9 +35,12 @@ def parsed(text: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """Phantoms without a single test film: whoever opens one fails."""
+    """Phantoms without a single test film, whose hashes alone are kept: whoever opens one fails."""
     root = tmp_path_factory.mktemp("classical")
     made = Places(write_data(root / "data"), root / "cache", root / "runs", root / "bundles", root / "ledger.csv")
+    for text in (TINY, TINY_MULTICLASS, TINY_MULTILABEL):
+        recipe = parsed(text)
+        check_duplicates(recipe_splits(recipe, made), made, recipe.data.duplicate_bits)
     for text in (TINY, TINY_MULTICLASS, TINY_MULTILABEL):
         recipe = parsed(text)
         outside = {s.folder for part in recipe.evaluation.external for s in part.sources}
@@ -82,6 +88,16 @@ def test_it_has_no_weights_and_is_never_exported_or_tested(binary: dict[str, Run
             with pytest.raises((ConfigurationError, OSError)):
                 refused()
     assert not places.ledger.exists()
+
+
+def test_the_same_picture_on_both_sides_stops_it_before_the_fit(tmp_path: Path) -> None:
+    own = Places(write_data(tmp_path / "data"), tmp_path / "cache", tmp_path / "runs", tmp_path / "bundles")
+    splits = recipe_splits(parsed(TINY), own)
+    shutil.copy(own.data / splits.test[0].path, own.data / splits.train[0].path)
+    with pytest.raises(ConfigurationError, match="show the same picture") as caught:
+        run_classical(parsed(TINY), own, QUIET, PART)
+    assert caught.value.code == "leak"
+    assert not own.runs.exists()
 
 
 def test_a_finished_baseline_is_not_fitted_again(binary: dict[str, Run], places: Places) -> None:

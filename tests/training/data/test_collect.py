@@ -13,6 +13,7 @@ from tests.training.phantom_data import TABLE, draw, write_data
 from training.data.collect import collect, read_manifest
 from training.data.manifests import label_agreement
 from training.data.spec import DataPart, ManifestSource, Origin, Source, TableSource, TreeSource
+from training.data.splits import make_splits
 from training.places import DEFAULT_DATA
 
 ORIGIN = Origin(licence="CC0", attribution="us", commercial_use=True, population="phantoms")
@@ -134,8 +135,28 @@ def test_a_tree_names_class_split_and_patient(data: Path) -> None:
         ("tree/train/PNEUMONIA/person7_virus_2.png", "pneumonia", "train", "tree:person7"),
     ]
     assert {f.licence for f in films} == {"CC0"}
-    stems = collect([source.model_copy(update={"patient": None})], data)
-    assert stems[0].patient == "tree:person8_bacteria_1"
+
+
+def test_a_film_that_the_pattern_does_not_fit_cannot_be_split(data: Path) -> None:
+    source = TreeSource(folder="tree", splits={"train": "train", "test": "test"}, patient=r"^(?P<patient>person\d+)")
+    part = _part(source)
+    films = collect([source], data, part)
+    assert [film.patient for film in films] == ["tree:person8"] * 2 + [""] * 2 + ["tree:person7"] * 2
+    with pytest.raises(
+        ConfigurationError, match=r"IM-0001-0001\.png has no patient id: give its source tree a side"
+    ) as caught:
+        make_splits(films, part)
+    assert caught.value.code == "no_patient"
+    sided = source.model_copy(update={"side": "train", "splits": {"train": "train", "test": ""}})
+    assert [film.patient for film in collect([sided], data, part)].count("") == 2
+
+
+def test_without_a_pattern_each_film_is_a_patient_and_it_is_said(data: Path) -> None:
+    source = TreeSource(folder="tree", splits={"train": "train", "test": "test"})
+    with pytest.warns(UserWarning, match="tree has no patient pattern: each film counts as a patient of its own"):
+        films = collect([source], data, _part(source))
+    assert films[0].patient == "tree:person8_bacteria_1"
+    assert len({film.patient for film in films}) == len(films)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ def test_columns_that_a_recipe_leaves_out_are_not_those_of_nih(data: Path) -> No
     (data / "pacs" / "labels.csv").write_text("uid,Pneumonia\nnormal/IM1,0\n")
     films = _films(data, table="labels.csv", key="path", columns={"path": "uid", "findings": ""})
     assert [(f.path, f.label) for f in films] == [("pacs/normal/IM1", "normal")]
+    (data / "pacs" / "labels.csv").write_text("uid,Pneumonia\nnormal/IM1,yes\n")
+    with pytest.raises(ConfigurationError, match="column 'Pneumonia' holds 'yes'"):
+        _films(data, table="labels.csv", key="path", columns={"path": "uid", "findings": ""})
 
 
 def test_a_deflated_bomb_is_refused_at_its_limit(data: Path) -> None:

@@ -10,7 +10,7 @@ from tests.training.phantom_data import TINY, TINY_MULTICLASS, TINY_MULTILABEL, 
 from training.data.cache import load_pixels
 from training.data.collect import collect
 from training.data.fingerprint import data_sources, fingerprint
-from training.data.sources import SOURCES, intended_use, licence, source
+from training.data.sources import SOURCES, folder_origin, intended_use, licence
 from training.places import DEFAULT_DATA
 from training.recipe import Recipe, load_recipe
 
@@ -70,12 +70,21 @@ def test_a_source_of_which_nothing_is_known_is_not_published(tmp_path: Path) -> 
     recipe = _recipe(tmp_path, TINY, **{"data.sources.0.folder": "mystery"})
     for call in (
         lambda: intended_use(recipe),
-        lambda: source("mystery"),
+        lambda: folder_origin("mystery", recipe.data.sources),
         lambda: licence([film("mystery/a.jpg")], recipe),
     ):
         with pytest.raises(ConfigurationError, match="mystery") as caught:
             call()
         assert caught.value.code == "unknown_source"
+
+
+def test_films_of_the_pretraining_have_origins_too(tmp_path: Path) -> None:
+    origin = ORIGIN | {"commercial_use": False, "licence": "CC BY 4.0"}
+    recipe = _recipe(
+        tmp_path, TINY, pretraining={"sources": [{"kind": "tree", "folder": "unlabelled", "origin": origin}]}
+    )
+    assert not licence([film("kermany_hires/a.jpg"), film("unlabelled/b.jpg")], recipe).commercial_use
+    assert licence([film("kermany_hires/a.jpg")], recipe).commercial_use
 
 
 def test_free_films_give_free_weights(tmp_path: Path) -> None:

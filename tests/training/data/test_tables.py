@@ -126,6 +126,27 @@ def test_what_is_wrong_is_said(data: Path, change: dict[str, Any], code: str, wo
 
 
 @pytest.mark.parametrize(
+    ("column", "classes"),
+    [
+        ("Pneumonia", ("pneumonia", "effusion")),
+        ("No Finding", ("no_finding", "effusion")),
+        ("No Finding", ("normal", "effusion")),
+    ],
+)
+def test_an_odd_cell_does_not_take_a_class_away(data: Path, column: str, classes: tuple[str, ...]) -> None:
+    rows = [f"images/{n // 2:08}_{n % 2:03}.png,{value},0,a note" for n, value in enumerate(("1", "yes", "0"))]
+    (data / TABLE / "odd.csv").write_text("\n".join([f"Path,{column},Effusion,Remark", *rows]))
+    columns = Columns(path="Path", findings=None, patient=None, age=None, sex=None, view=None)
+    with pytest.raises(ConfigurationError, match=f"column '{column}' holds 'yes'") as caught:
+        _films(data, "multilabel", classes, table="odd.csv", columns=columns, side="train")
+    assert caught.value.code == "unknown_label"
+    films = _films(data, "multilabel", ("effusion", "hernia"), table="odd.csv", columns=columns, side="train")
+    assert [film.findings for film in films] == [
+        (("effusion", 0),)
+    ] * 3  # a remark is no label, nor is what no class is called
+
+
+@pytest.mark.parametrize(
     ("path", "code"),
     [
         ("images/none.png", "data_missing"),

@@ -15,19 +15,22 @@ from rich.console import Console
 
 from app.bundle.store import BundleRef, BundleStore, VerifiedBundle
 from app.errors import BundleError, ConfigurationError
+from app.imaging.phantom import encode_jpeg
 from app.inference.engine import OnnxRuntimeEngine
 from app.selftest import THRESHOLD_DISTANCE, self_test, threshold_distance
-from tests.training.phantom_data import write_data
+from tests.training.phantom_data import draw, film, write_data
 from tests.training.publishing.figure_files import BASELINE, described, recipe_of
+from training.data.films import Film
+from training.data.splits import recipe_splits
 from training.fitting.fit import fit
 from training.judging.evaluate import evaluate
 from training.judging.reading import Read, Reading, torch_reader
 from training.networks.network import TriageNetwork
 from training.places import Places
-from training.publishing import draft, policy
+from training.publishing import draft, manifest, policy
 from training.publishing import export as exporting
 from training.publishing.export import Exported, export
-from training.publishing.manifest import PRETRAINING, WEIGHTS
+from training.publishing.manifest import PRETRAINING, WEIGHTS, _licence, trained_pixels
 from training.recipe import Recipe
 from training.runs import Run, find_run
 
@@ -268,4 +271,88 @@ def test_films_and_weights_from_before_the_fit_are_in_the_provenance(places: Pla
     (tmp_path / "body.pt").write_bytes(b"weights")
     [weights] = _weights(recipe_of("binary", network__weights={"file": str(tmp_path / "body.pt")}), places)
     assert weights.name == f"{WEIGHTS}body.pt"
+    assert weights.licence == "not stated by the recipe"
+    said = {"file": str(tmp_path / "body.pt"), "licence": "BSD-3-Clause"}
+    assert _weights(recipe_of("binary", network__weights=said), places)[0].licence == "BSD-3-Clause"
     assert weights.digest == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+
+
+def _changed_film(run: Run, places: Places, root: Path) -> Places:
+    """The same data folder elsewhere, one training film of it another picture under the old name; and a cache of its own."""
+    shutil.copytree(places.data, root / "data")
+    path = recipe_splits(run.recipe, places).train[0].path
+    (root / "data" / path).write_bytes(encode_jpeg(draw(99_999, "pneumonia"), 88))
+    return replace(places, data=root / "data", cache=root / "cache")
+
+
+def test_films_that_changed_since_the_fit_stop_the_export(
+    judged: Callable[[str], Run], here: Places, tmp_path: Path
+) -> None:
+    run = _copied(judged("binary"), tmp_path)
+    changed = _changed_film(run, here, tmp_path)
+    with pytest.raises(ConfigurationError, match=run.path.name) as caught:
+        export(run, changed, "1.0.0", accept_failed=run.path.name)
+    assert caught.value.code == "data_changed"
+    assert not here.bundles.exists()
+    environment = run.read_json("environment.json")
+    del environment["training_data_digest"]
+    run.write_json("environment.json", environment)
+    assert export(run, changed, "1.0.0", accept_failed=run.path.name).ref == BundleRef("tiny", "1.0.0")
+
+
+def test_films_dealt_out_anew_since_the_fit_stop_the_export(
+    judged: Callable[[str], Run], here: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before one of them is read."""
+    run = _copied(judged("binary"), tmp_path)
+    run.write_json("splits.json", run.read_json("splits.json") | {"digest": "0" * 64})
+    for module in (exporting, manifest):
+        monkeypatch.setattr(module, "load_pixels", None)
+    steps = (lambda: export(run, here, "1.0.0", accept_failed=run.path.name), lambda: trained_pixels(run, here))
+    for step in steps:
+        with pytest.raises(ConfigurationError) as caught:
+            step()
+        assert caught.value.code == "stale_data"
+    assert not here.bundles.exists()
+
+
+def test_a_network_that_began_with_weights_of_unknown_licence_is_for_research() -> None:
+    films = [film("kermany_hires/a.jpg")]
+    free = _licence(films, recipe_of())
+    assert free.commercial_use
+    unknown = _licence(films, recipe_of("binary", network__weights={"file": "imagenet/body.pt"}))
+    assert not unknown.commercial_use
+    assert unknown.weights == f"{free.weights}; {WEIGHTS}body.pt (licence not stated by the recipe)"
+    why = f"No commercial use, because of {WEIGHTS}body.pt (licence not stated by the recipe)."
+    assert unknown.notes == f"{why} {free.notes}"
+    said = {"file": "imagenet/body.pt", "licence": "BSD-3-Clause"}
+    assert not _licence(films, recipe_of("binary", network__weights=said)).commercial_use
+    allowed = _licence(films, recipe_of("binary", network__weights=said | {"commercial_use": True}))
+    assert (allowed.commercial_use, allowed.notes) == (True, free.notes)
+    assert allowed.weights == f"{free.weights}; {WEIGHTS}body.pt (licence BSD-3-Clause)"
+    bound = _licence(
+        [film("kermany_hires/a.jpg"), *_bound()], recipe_of("binary", network__weights=said | {"commercial_use": True})
+    )
+    assert not bound.commercial_use
+    with pytest.raises(ConfigurationError, match="needs the licence"):
+        recipe_of("binary", network__weights={"file": "imagenet/body.pt", "commercial_use": True})
+
+
+def _bound() -> list[Film]:
+    return [replace(film("cohen_covid_chestxray/a.jpg"), licence="CC BY-NC-SA 4.0")]
+
+
+def test_a_bundle_that_began_with_unknown_weights_never_becomes_latest(
+    judged: Callable[[str], Run], here: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a policy that the run passes, with films that are free."""
+    _policy(monkeypatch, tmp_path / "policies")
+    run = _copied(judged("binary"), tmp_path)
+    (tmp_path / "body.pt").write_bytes(b"weights")
+    part = {"file": str(tmp_path / "body.pt")}
+    begun = Run(run.path, run.recipe.changed({"network.weights": part}))
+    done = export(begun, here, "1.0.0")
+    m = _verified(here, done).manifest
+    assert done.promotion.passed
+    assert (m.research_only, m.licence.commercial_use, done.latest) == (True, False, False)
+    assert not (here.bundles / "latest").exists()
