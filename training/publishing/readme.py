@@ -106,7 +106,9 @@ def seed_figures(kept: Reported, recipe: str = SEEDS_OF) -> str:
         + (f" of {n.n} films" if n else "")
         + f", {seeds}:"
     )
-    return f"{head}\n\n{table(('seed', *SEED_FIGURES), rows)}"
+    judged = "; ".join(f"seed {e.seed}: {e.promotion}" for e in entries if e.promotion)
+    held = f"\n\nHeld against its promotion policy: {judged}." if judged else ""
+    return f"{head}\n\n{table(('seed', *SEED_FIGURES), rows)}{held}"
 
 
 def replace_between_markers(text: str, block: str, content: str) -> str:

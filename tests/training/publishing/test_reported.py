@@ -90,6 +90,11 @@ def test_seeds_show_each_the_mean_and_the_range(kept: Path) -> None:
     assert "| 1 | 0.9900 (0.9700 to 0.9900) |" in text
     assert "| mean (lowest to highest) | 0.9800 (0.9700 to 0.9900) |" in text
     assert "| auprc | brier, uncalibrated | brier | nll, uncalibrated | nll |" in text
+    assert "policy" not in text
+    content = json.loads(kept.read_text())
+    content["runs"][1]["promotion"] = "passed"
+    kept.write_text(json.dumps(content))
+    assert seed_figures(load_reported(kept)).endswith("\n\nHeld against its promotion policy: seed 2: passed.")
     assert seed_figures(load_reported(kept), "nothing") == "No run of `nothing` was recorded yet."
 
 
