@@ -15,7 +15,7 @@ from training.places import Places
 from training.publishing.policy import load_policy
 from training.recipe import Recipe, load_recipe
 from training.runs import Run
-from training.tracking.track import track
+from training.tracking.track import said_where_away, track
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe by name (training/recipes/) or a TOML file.")]
 RunName = Annotated[str, typer.Argument(help="A run: its folder, its folder's name, or a recipe with one run.")]
@@ -47,10 +47,7 @@ def kept(run: Run, places: Places) -> Run:
     """The run, its entry in MLflow brought up to date; of several processes the first does it. A store that is away is said, no more:
     the run's folder has everything, and the next step, or `track`, catches up."""
     if not console().quiet:
-        try:
-            track(run, places)
-        except Exception as error:  # MLflow's own, SQLAlchemy's, of the network: whatever it was, the step is done
-            console().print(f"not tracked in MLflow: {error}", style="yellow", markup=False, highlight=False)
+        said_where_away(lambda: track(run, places), console())
     return run
 
 

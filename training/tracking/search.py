@@ -36,7 +36,7 @@ from training.recipe import Recipe
 from training.runs import Run
 from training.tracking.spec import FloatRange, IntRange, Range, SearchPart
 from training.tracking.study_page import write_outcome
-from training.tracking.track import track
+from training.tracking.track import said_where_away, track
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -260,19 +260,12 @@ def _objective(task: _Search, study: Study, trial: Trial) -> float:
         raise
     trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
     (run.path / "checkpoint.pt").unlink(missing_ok=True)  # nothing is left to continue
-    _note(task, run, {"study": study.study_name, "trial": str(trial.number)})
+    tags = {"study": study.study_name, "trial": str(trial.number)}
+    said_where_away(lambda: task.note(run, task.places, tags), task.console)
     task.console.print(
         f"trial {trial.number}: selection {selection:.4f}; {_place(study, trial) + 1} of {task.trials} taken"
     )
     return selection
-
-
-def _note(task: _Search, run: Run, tags: Mapping[str, str]) -> None:
-    """A store that is away is said, no more: the trial is done, and `track` catches up."""
-    try:
-        task.note(run, task.places, tags)
-    except Exception as error:  # MLflow's own, SQLAlchemy's, of the network: whatever it was, the trial is done
-        task.console.print(f"not tracked in MLflow: {error}", style="yellow", markup=False, highlight=False)
 
 
 def _place(study: Study, trial: Trial) -> int:

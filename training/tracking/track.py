@@ -19,10 +19,12 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from app.errors import ConfigurationError
 from training.places import Places
@@ -61,6 +63,14 @@ def track(run: Run, places: Places, tags: Mapping[str, str] | None = None) -> st
             )
         client.set_terminated(run_id, "FINISHED" if _finished(run) else "RUNNING")
     return run_id
+
+
+def said_where_away(tracking: Callable[[], object], console: Console) -> None:
+    """Do it; a store that is away is said, no more: the run's folder has everything, and the next step, or `track`, catches up."""
+    try:
+        tracking()
+    except Exception as error:  # MLflow's own, SQLAlchemy's, of the network: whatever it was, the work is done
+        console.print(f"not tracked in MLflow: {error}", style="yellow", markup=False, highlight=False)
 
 
 def _client(uri: str) -> Any:
